@@ -1,0 +1,364 @@
+//! A load of one NBD connection at a fixed depth, one thread, one write to the socket for all
+//! requests that a read of it made possible.
+
+use std::collections::HashMap;
+use std::io::{IoSlice, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use bytes::{Bytes, BytesMut};
+use lockstep_floor::report::{Report, Run, Samples};
+use lockstep_floor::{cpu, disk};
+use lockstep_nbd::client::{Connection, Event, Options as Export};
+use lockstep_nbd::{Flags, Op, Payload};
+
+/// Bytes read from the socket at a time.
+const CHUNK: usize = 256 << 10;
+/// Without an answer for so long the measurement ends in an error.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Options of `lockstep-bench load`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The Unix socket of the export.
+    #[arg(long)]
+    socket: PathBuf,
+    /// Its name; empty for the default one.
+    #[arg(long, default_value = "")]
+    export: String,
+    /// Processes whose processor time is counted.
+    #[arg(long, value_delimiter = ',')]
+    pids: Vec<u32>,
+    #[command(flatten)]
+    workload: Workload,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is asked of the export.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Workload {
+    /// Requests in flight.
+    #[arg(long, default_value_t = 1)]
+    pub depth: usize,
+    /// Seconds measured.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Seconds before that.
+    #[arg(long, default_value_t = 1.0)]
+    pub warm: f64,
+    /// Bytes of a request, a multiple of 4096.
+    #[arg(long, default_value_t = 4096)]
+    pub block: u32,
+    /// Bytes of the volume that are used, from its beginning; all of it when not given.
+    #[arg(long)]
+    pub range: Option<u64>,
+    /// Percent of the requests that read; the others write.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub reads: u8,
+    /// A flush after every write, and the time of both is the latency: a database's log.
+    #[arg(long)]
+    pub sync: bool,
+    /// One request after the other instead of scattered; ends after one pass if so asked.
+    #[arg(long)]
+    pub sequential: bool,
+    /// Requests a second, evenly spaced; as many as go when not given.
+    #[arg(long)]
+    pub rate: Option<f64>,
+}
+
+/// Measures and prints.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let mut client = Client::connect(&options.socket, &options.export)?;
+    client
+        .drive(&options.workload, &options.pids)?
+        .print(options.json)
+}
+
+/// A connection that is measured with.
+pub struct Client {
+    stream: UnixStream,
+    connection: Connection,
+    size: u64,
+    buffer: BytesMut,
+    events: Vec<Event>,
+    /// Requests to be written.
+    outgoing: Vec<Bytes>,
+    content: Bytes,
+    dice: u64,
+    next: u64,
+    begun: HashMap<u64, Begun>,
+}
+
+/// A request in flight.
+#[derive(Clone, Copy)]
+struct Begun {
+    at: Instant,
+    /// A flush is to follow, and counts with it.
+    then_flush: bool,
+}
+
+impl Client {
+    /// Connects and agrees on the export.
+    pub fn connect(socket: &Path, export: &str) -> anyhow::Result<Self> {
+        let stream = UnixStream::connect(socket)
+            .with_context(|| format!("nothing serves at {}", socket.display()))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut client = Self {
+            stream,
+            connection: Connection::new(Export::new(export)),
+            size: 0,
+            buffer: BytesMut::new(),
+            events: Vec::new(),
+            outgoing: Vec::new(),
+            content: content(),
+            dice: 0x9e37_79b9_7f4a_7c15,
+            next: 0,
+            begun: HashMap::new(),
+        };
+        while client.size == 0 {
+            client.receive()?;
+            for event in std::mem::take(&mut client.events) {
+                match event {
+                    Event::Send(parts) => client.outgoing.extend(parts),
+                    Event::Ready(export) => client.size = export.size,
+                    Event::Reply(_) => bail!("a reply before any request"),
+                }
+            }
+            client.flush()?;
+        }
+        Ok(client)
+    }
+
+    /// Writes every block of the first `range` bytes once, so that all of it is allocated.
+    pub fn fill(&mut self, range: u64) -> anyhow::Result<()> {
+        const PIECE: u32 = 256 << 10;
+        self.next = 0;
+        let fill = Workload {
+            depth: 8,
+            seconds: 0.0,
+            warm: 0.0,
+            block: PIECE,
+            range: Some(range),
+            reads: 0,
+            sync: false,
+            sequential: true,
+            rate: None,
+        };
+        let pieces = range.min(self.size) / u64::from(PIECE);
+        let (mut sent, mut done) = (0, 0);
+        while done < pieces {
+            while sent < pieces && self.begun.len() < fill.depth {
+                self.submit(&fill);
+                sent += 1;
+            }
+            self.flush()?;
+            self.replies(|_| done += 1)?;
+        }
+        self.next = 0;
+        Ok(())
+    }
+
+    /// Drives the workload; processor time is that of `pids`.
+    pub fn drive(&mut self, workload: &Workload, pids: &[u32]) -> anyhow::Result<Report> {
+        ensure!(
+            workload.depth > 0 && workload.block > 0 && workload.block.is_multiple_of(4096),
+            "the depth is at least 1, a request a multiple of 4096 bytes"
+        );
+        let start = Instant::now();
+        let warm = Duration::from_secs_f64(workload.warm);
+        let end = warm + Duration::from_secs_f64(workload.seconds);
+        let mut samples = Vec::new();
+        let mut before = None;
+        let mut measured_from = start;
+        let mut sent = 0u64;
+        loop {
+            let now = start.elapsed();
+            if now >= end {
+                break;
+            }
+            if before.is_none() && now >= warm {
+                before = Some(used_by(pids)?);
+                measured_from = Instant::now();
+                samples.clear();
+            }
+            while self.begun.len() < workload.depth && self.is_due(workload, sent, start) {
+                self.submit(workload);
+                sent += 1;
+            }
+            self.flush()?;
+            self.replies(|nanos| samples.push(nanos))?;
+        }
+        let time = measured_from.elapsed();
+        let after = used_by(pids)?;
+        let before = before.unwrap_or(after);
+        while !self.begun.is_empty() {
+            self.flush()?;
+            self.replies(|_| ())?;
+        }
+        let run = Run {
+            what: describe(workload),
+            depth: workload.depth,
+            time,
+            bytes: workload.block as usize,
+            files: 1,
+            cpu_nanos: after.0 - before.0,
+            written: after.1 - before.1,
+            cpu_of: "all daemons; not the client",
+            pinned: Vec::new(),
+        };
+        Ok(Report::new(run, &Samples::new(samples)))
+    }
+
+    /// Whether the next request may go by the rate; waits for that if nothing else is under way.
+    fn is_due(&self, workload: &Workload, sent: u64, start: Instant) -> bool {
+        let Some(rate) = workload.rate else {
+            return true;
+        };
+        let due = Duration::from_secs_f64(sent as f64 / rate);
+        let early = due.saturating_sub(start.elapsed());
+        if !early.is_zero() && self.begun.is_empty() {
+            std::thread::sleep(early);
+            return true;
+        }
+        early.is_zero()
+    }
+
+    fn submit(&mut self, workload: &Workload) {
+        let places = workload.range.unwrap_or(self.size).min(self.size) / u64::from(workload.block);
+        let place = if workload.sequential {
+            self.next += 1;
+            (self.next - 1) % places
+        } else {
+            ((u128::from(self.roll()) * u128::from(places)) >> 64) as u64
+        };
+        // Bits that the place, drawn from the high ones, does not show.
+        let reads = workload.reads == 100
+            || (workload.reads > 0 && self.roll() % 100 < u64::from(workload.reads));
+        let (op, payload) = if reads {
+            (Op::Read, Payload::new())
+        } else {
+            let from = (self.dice as usize) & (content::SPREAD - 1);
+            let bytes = self.content.slice(from..from + workload.block as usize);
+            (Op::Write, Payload::from(bytes))
+        };
+        let begun = Begun {
+            at: Instant::now(),
+            then_flush: workload.sync && op == Op::Write,
+        };
+        let offset = place * u64::from(workload.block);
+        self.send(op, offset, workload.block, payload, begun);
+    }
+
+    fn send(&mut self, op: Op, offset: u64, length: u32, payload: Payload, begun: Begun) {
+        let (cookie, parts) = self
+            .connection
+            .submit(op, offset, length, Flags::default(), payload);
+        self.begun.insert(cookie, begun);
+        self.outgoing.extend(parts);
+    }
+
+    /// xorshift64*
+    fn roll(&mut self) -> u64 {
+        self.dice ^= self.dice >> 12;
+        self.dice ^= self.dice << 25;
+        self.dice ^= self.dice >> 27;
+        self.dice.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Waits for bytes, and tells the latency of every request they answer.
+    fn replies(&mut self, mut each: impl FnMut(u64)) -> anyhow::Result<()> {
+        self.receive()?;
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            let Event::Reply(reply) = event else {
+                bail!("something that is no reply");
+            };
+            reply.result.context("the server answered with an error")?;
+            let begun = self.begun.remove(&reply.cookie);
+            let begun = begun.context("a reply to nothing that was asked")?;
+            if begun.then_flush {
+                let then_flush = false;
+                let flush = Begun {
+                    then_flush,
+                    ..begun
+                };
+                self.send(Op::Flush, 0, 0, Payload::new(), flush);
+            } else {
+                each(begun.at.elapsed().as_nanos() as u64);
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> anyhow::Result<()> {
+        self.buffer.resize(CHUNK, 0);
+        let got = self.stream.read(&mut self.buffer)?;
+        ensure!(got > 0, "the server closed the connection");
+        let bytes = self.buffer.split_to(got).freeze();
+        self.connection.receive(bytes, &mut self.events)?;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        let parts = std::mem::take(&mut self.outgoing);
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut left = &mut slices[..];
+        while !left.is_empty() {
+            let most = left.len().min(1024);
+            let sent = self.stream.write_vectored(&left[..most])?;
+            ensure!(sent > 0, "the server takes nothing more");
+            IoSlice::advance_slices(&mut left, sent);
+        }
+        self.outgoing = parts;
+        self.outgoing.clear();
+        Ok(())
+    }
+}
+
+/// Bytes that do not compress, from which every request takes a window.
+fn content() -> Bytes {
+    let mut state = 1u64;
+    let words = (4 << 20) / 8 + content::SPREAD / 8;
+    let bytes = (0..words).flat_map(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state ^ (state >> 29)).to_le_bytes()
+    });
+    bytes.collect::<Vec<u8>>().into()
+}
+
+mod content {
+    /// Where a window may begin.
+    pub const SPREAD: usize = 64 << 10;
+}
+
+/// Processor time in nanoseconds and bytes written.
+fn used_by(pids: &[u32]) -> anyhow::Result<(u64, u64)> {
+    let mut sums = (0, 0);
+    for pid in pids {
+        sums.0 += cpu::used_by(*pid).with_context(|| format!("process {pid} is gone"))?;
+        sums.1 += disk::written_by(*pid)?;
+    }
+    Ok(sums)
+}
+
+fn describe(workload: &Workload) -> String {
+    let order = if workload.sequential {
+        "sequential"
+    } else {
+        "random"
+    };
+    let action = match (workload.reads, workload.sync) {
+        (100, _) => "read".to_owned(),
+        (0, false) => "durable write".to_owned(),
+        (0, true) => "write and flush".to_owned(),
+        (reads, _) => format!("{reads} % reads, the rest durable writes"),
+    };
+    format!("NBD {} B {order} {action}", workload.block)
+}

@@ -1,0 +1,55 @@
+//! `lockstep-bench`: Lockstep beside the floors of the same machine, in one run; every figure worth
+//! keeping is a ratio.
+//!
+//! - `load`: our own NBD client on a socket, so that no other client's ceiling binds.
+//! - `run`: starts a cluster of separate processes, and measures raw files, three files at once, the
+//!   minimal replicator (with the same front-end hop, checksums and TLS) and Lockstep with three
+//!   copies and with one, interleaved.
+//! - `metro`: the sites in network namespaces with distance between them, beside the minimal
+//!   replicator in the same ones.
+//! - `compare`: two runs beside each other, which differences exceed the noise, and a gate.
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod compare;
+mod floor;
+mod load;
+mod metro;
+mod plan;
+mod results;
+mod run;
+mod table;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "lockstep-bench",
+    version,
+    about = "Lockstep beside the floors of the same machine"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Drive an NBD export at a depth.
+    Load(load::Options),
+    /// Measure everything, and print ratios.
+    Run(run::Options),
+    /// Measure with distance between the sites (root).
+    Metro(metro::Options),
+    /// Say which differences between two runs exceed the noise.
+    Compare(compare::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().mode {
+        Mode::Load(options) => load::run(&options),
+        Mode::Run(options) => run::run(&options),
+        Mode::Metro(options) => metro::run(&options),
+        Mode::Compare(options) => compare::run(&options),
+    }
+}

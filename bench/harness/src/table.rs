@@ -1,0 +1,196 @@
+//! Medians and ratios as Markdown.
+
+use std::fmt::Write as _;
+
+use lockstep_floor::report::Report;
+
+use crate::results::Results;
+
+/// A target: what of which measurement, against what of which other, and the bound.
+pub struct Target {
+    /// In words.
+    pub what: &'static str,
+    of: (&'static str, Figure),
+    against: Option<(&'static str, Figure)>,
+    /// The ratio is to be at least this, or, of a cost, at most.
+    bound: f64,
+}
+
+/// A figure of a measurement.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Figure {
+    /// Requests a second.
+    Iops,
+    /// MB a second.
+    Megabytes,
+    /// µs that half of the requests do not exceed.
+    P50,
+    /// Of 99 in 100.
+    P99,
+    /// Core-µs a request.
+    Cpu,
+    /// KiB written a request, all copies together.
+    Written,
+}
+
+/// Those that are told of every measurement.
+pub const FIGURES: &[(&str, Figure)] = &[
+    ("IOPS", Figure::Iops),
+    ("p50 µs", Figure::P50),
+    ("p99 µs", Figure::P99),
+    ("core-µs", Figure::Cpu),
+    ("KiB written", Figure::Written),
+];
+
+impl Figure {
+    /// Its value.
+    pub fn of(self, report: &Report) -> f64 {
+        match self {
+            Self::Iops => report.iops,
+            Self::Megabytes => report.megabytes,
+            Self::P50 => report.p50,
+            Self::P99 => report.p99,
+            Self::Cpu => report.cpu,
+            Self::Written => report.written,
+        }
+    }
+
+    /// Whether less is better.
+    pub fn is_cost(self) -> bool {
+        matches!(self, Self::P50 | Self::P99 | Self::Cpu | Self::Written)
+    }
+}
+
+/// What baseline figures ask for.
+pub const TARGETS: &[Target] = &[
+    Target {
+        what: "4k write depth 1, p50, against the minimal replicator",
+        of: ("ls3-w1", Figure::P50),
+        against: Some(("floor-w1", Figure::P50)),
+        bound: 1.15,
+    },
+    Target {
+        what: "4k write depth 16, against three files at once ÷ 3",
+        of: ("ls3-w16", Figure::Iops),
+        against: Some(("three-w16", Figure::Iops)),
+        bound: 1.5,
+    },
+    Target {
+        what: "4k write depth 16, against the minimal replicator",
+        of: ("ls3-w16", Figure::Iops),
+        against: Some(("floor-w16", Figure::Iops)),
+        bound: 1.0,
+    },
+    Target {
+        what: "CPU core-µs a durable 4k write at depth 16",
+        of: ("ls3-w16", Figure::Cpu),
+        against: None,
+        bound: 60.0,
+    },
+    Target {
+        what: "KiB written per 4 KiB, three copies, depth 16",
+        of: ("ls3-w16", Figure::Written),
+        against: None,
+        bound: 30.0,
+    },
+    Target {
+        what: "4k read depth 1, against raw",
+        of: ("ls3-r1", Figure::Iops),
+        against: Some(("raw-r1", Figure::Iops)),
+        bound: 0.5,
+    },
+    Target {
+        what: "4k read depth 16, against raw",
+        of: ("ls3-r16", Figure::Iops),
+        against: Some(("raw-r16", Figure::Iops)),
+        bound: 0.5,
+    },
+    Target {
+        what: "1M sequential write depth 4, against three files at once",
+        of: ("ls3-1mw4", Figure::Megabytes),
+        against: Some(("three-1mw4", Figure::Megabytes)),
+        bound: 0.6,
+    },
+    Target {
+        what: "1M sequential read depth 4, against raw",
+        of: ("ls3-1mr4", Figure::Megabytes),
+        against: Some(("raw-1mr4", Figure::Megabytes)),
+        bound: 0.7,
+    },
+];
+
+/// Tables of medians and of ratios.
+pub fn render(results: &Results) -> String {
+    let mut text = String::from(
+        "| measurement | IOPS | MB/s | p50 µs | p99 | p99.9 | core-µs | KiB written |\n|---|---|---|---|---|---|---|---|\n",
+    );
+    for (name, reports) in &results.all {
+        let median = |figure: fn(&Report) -> f64| median(reports, figure);
+        let _ = writeln!(
+            text,
+            "| {name} | {:.0} | {:.1} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} |",
+            median(|r| r.iops),
+            median(|r| r.megabytes),
+            median(|r| r.p50),
+            median(|r| r.p99),
+            median(|r| r.p999),
+            median(|r| r.cpu),
+            median(|r| r.written),
+        );
+    }
+    text.push_str("\n| target | measured | wanted | |\n|---|---|---|---|\n");
+    for target in TARGETS {
+        let Some(measured) = target.measured(results) else {
+            continue;
+        };
+        let cost = target.is_cost();
+        let met = if cost {
+            measured <= target.bound
+        } else {
+            measured >= target.bound
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {measured:.2} | {} {} | {} |",
+            target.what,
+            if cost { "≤" } else { "≥" },
+            target.bound,
+            if met { "met" } else { "missed" },
+        );
+    }
+    text
+}
+
+impl Target {
+    /// Whether less is better.
+    pub fn is_cost(&self) -> bool {
+        self.of.1.is_cost()
+    }
+
+    /// The median of all repeats.
+    fn measured(&self, results: &Results) -> Option<f64> {
+        let mut repeats = self.repeats(results);
+        repeats.sort_by(f64::total_cmp);
+        repeats.get(repeats.len() / 2).copied()
+    }
+
+    /// The ratio of each repeat, or the figure itself; none where it was not measured.
+    pub fn repeats(&self, results: &Results) -> Vec<f64> {
+        let (name, figure) = self.of;
+        let reports = |name| results.all.get(name).map_or(&[][..], Vec::as_slice);
+        let own = reports(name).iter().map(|report| figure.of(report));
+        match self.against {
+            None => own.collect(),
+            Some((other, against)) => own
+                .zip(reports(other))
+                .map(|(own, other)| own / against.of(other))
+                .collect(),
+        }
+    }
+}
+
+fn median(reports: &[Report], figure: impl Fn(&Report) -> f64) -> f64 {
+    let mut values: Vec<f64> = reports.iter().map(figure).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,187 @@
+//! `lockstep pool`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use lockstep_api::proto;
+use lockstep_node::directory::Directory;
+use lockstep_node::pool::create::{CreatePool, create};
+use lockstep_node::units::Size;
+use serde::Serialize;
+
+use crate::connect::{ConnectArgs, block_on, words};
+use crate::output::{Output, Row};
+
+/// `lockstep pool …`.
+#[derive(Subcommand)]
+pub enum PoolCommand {
+    /// Make a pool on this node: a fully allocated file, or a block device that holds nothing else
+    #[command(after_help = "\
+Examples:
+  lockstep pool create p0 --path /srv/lockstep/p0.img --size 100GiB
+  lockstep pool create p1 --path /dev/nvme1n1
+  lockstep pool create p1 --path /dev/nvme1n1 --overwrite /dev/nvme1n1   (destroys what is there)
+
+The daemon of this node opens it at its next start.")]
+    Create {
+        /// The pool's name on this node
+        name: String,
+        /// A file to be made, or a block device
+        #[arg(long)]
+        path: PathBuf,
+        /// Of a file; of a block device all of it when not given
+        #[arg(long)]
+        size: Option<Size>,
+        /// Size of the journal; derived from the pool's size when not given
+        #[arg(long)]
+        journal: Option<Size>,
+        /// Destroy what is on the device; names the device once more
+        #[arg(long, value_name = "PATH")]
+        overwrite: Option<PathBuf>,
+    },
+    /// List the pools of all nodes
+    #[command(after_help = "Examples:\n  lockstep pool list\n  lockstep pool list --node b1")]
+    List {
+        /// Only of this node
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+    /// Remove a pool that holds nothing any more
+    #[command(after_help = "Example:\n  lockstep pool remove p1 --node b1")]
+    Remove {
+        /// Its name or id
+        pool: String,
+        /// The node it is on
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Made {
+    name: String,
+    device: String,
+    bytes: u64,
+    journal_bytes: u64,
+    extents: u64,
+}
+
+#[derive(Serialize)]
+struct PoolRow {
+    id: String,
+    name: String,
+    node: String,
+    bytes: u64,
+    bytes_free: u64,
+    bytes_promised: u64,
+    copies: u32,
+    failed: String,
+}
+
+impl Row for PoolRow {
+    const COLUMNS: &'static [&'static str] = &[
+        "NODE", "POOL", "CAPACITY", "FREE", "PROMISED", "COPIES", "STATE",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let state = if self.failed.is_empty() {
+            "serves".into()
+        } else {
+            format!("failed: {}", self.failed)
+        };
+        vec![
+            self.node.clone(),
+            self.name.clone(),
+            Size(self.bytes).to_string(),
+            Size(self.bytes_free).to_string(),
+            Size(self.bytes_promised).to_string(),
+            self.copies.to_string(),
+            state,
+        ]
+    }
+}
+
+/// Runs it.
+pub fn run(command: PoolCommand, connect: &ConnectArgs, output: &Output) -> anyhow::Result<()> {
+    match command {
+        PoolCommand::Create {
+            name,
+            path,
+            size,
+            journal,
+            overwrite,
+        } => {
+            let directory = Directory::new(connect.directory());
+            let identity = directory
+                .identity()
+                .context("a pool is made on the node that will use it")?;
+            let (cluster, node) = identity.ids()?;
+            let new = CreatePool {
+                name: &name,
+                path: &path,
+                size,
+                journal,
+                overwrite: overwrite.as_deref(),
+            };
+            let made = create(&directory, cluster, node, &new)?;
+            let text = format!(
+                "Pool '{name}': {} with a journal of {}. The daemon opens it at its next start.",
+                Size(made.bytes),
+                Size(made.journal)
+            );
+            let value = Made {
+                name,
+                device: made.device.to_string(),
+                bytes: made.bytes,
+                journal_bytes: made.journal,
+                extents: made.extents,
+            };
+            output.one(&value, &text)
+        }
+        PoolCommand::List { node } => block_on(async {
+            let request = proto::ListPoolsRequest { node };
+            let reply = connect
+                .connect()
+                .await?
+                .pools()
+                .list(request)
+                .await
+                .map_err(words)?
+                .into_inner();
+            let row = |pool: proto::Pool| PoolRow {
+                id: pool.id,
+                name: pool.name,
+                node: pool.node,
+                bytes: pool.bytes,
+                bytes_free: pool.bytes_free,
+                bytes_promised: pool.bytes_promised,
+                copies: pool.replicas,
+                failed: pool.failed,
+            };
+            let mut rows: Vec<_> = reply.pools.into_iter().map(row).collect();
+            rows.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
+            output.list(&rows)
+        }),
+        PoolCommand::Remove { pool, node } => block_on(async {
+            if pool.is_empty() {
+                bail!("name the pool");
+            }
+            let request = proto::RemovePoolRequest {
+                pool: pool.clone(),
+                node,
+            };
+            connect
+                .connect()
+                .await?
+                .pools()
+                .remove(request)
+                .await
+                .map_err(words)?;
+            output.one(
+                &serde_json::json!({ "removed": pool }),
+                &format!("Pool '{pool}' is removed."),
+            )
+        }),
+    }
+}

@@ -1,0 +1,142 @@
+//! `lockstep up`: a cluster on this machine that stays.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use lockstep_node::units::Size;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::connect::{ConnectArgs, block_on};
+use crate::local::{Layout, LocalCluster, is_running};
+use crate::output::Output;
+
+/// `lockstep up`.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  lockstep up --dir ./cluster                      until Ctrl-C
+  lockstep up --dir ./cluster --detach             then: lockstep --dir ./cluster status
+  lockstep up --dir ./cluster --nodes-per-site 1   three processes in all
+
+The same directory brings the same cluster up again, with its data.")]
+pub struct UpArgs {
+    /// Data nodes in each of the two sites
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    nodes_per_site: u32,
+    /// Size of each data node's pool
+    #[arg(long, default_value = "2GiB")]
+    pool_size: Size,
+    /// Return once it stands, and leave it running
+    #[arg(long)]
+    detach: bool,
+}
+
+#[derive(Serialize)]
+struct Up {
+    dir: std::path::PathBuf,
+    nodes: Vec<UpNode>,
+}
+
+#[derive(Serialize)]
+struct UpNode {
+    name: String,
+    site: String,
+    control: String,
+    socket: std::path::PathBuf,
+    metrics: String,
+}
+
+/// Starts it, and stays unless told otherwise.
+pub fn run(args: UpArgs, connect: &ConnectArgs, output: &Output) -> anyhow::Result<()> {
+    let root = std::path::absolute(connect.directory())?;
+    let layout = layout(&root, &args)?;
+    if let Some(node) = layout
+        .nodes
+        .iter()
+        .find(|node| is_running(&layout.pid_file(node)))
+    {
+        bail!(
+            "node {} runs already in {}; 'lockstep down --dir {}' stops the cluster",
+            node.name,
+            root.display(),
+            root.display()
+        );
+    }
+    block_on(async {
+        let tell = |text: &str| {
+            if !output.is_json() {
+                eprintln!("{text}");
+            }
+        };
+        let mut cluster = LocalCluster::start(layout, &tell).await?;
+        let up = describe(&cluster.layout);
+        output.one(&up, &usage(&up))?;
+        if args.detach {
+            cluster.leave_running();
+            return Ok(());
+        }
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = ticks.tick() => if let Some(ended) = cluster.ended()? {
+                    tell(&format!("{ended}; the cluster goes on without it"));
+                    break;
+                },
+            }
+        }
+        tell("stopping");
+        cluster.stop();
+        Ok(())
+    })
+}
+
+fn layout(root: &Path, args: &UpArgs) -> anyhow::Result<Layout> {
+    if let Some(layout) = Layout::read(root)? {
+        return Ok(layout);
+    }
+    if root.exists() && std::fs::read_dir(root)?.next().is_some() {
+        bail!(
+            "{} is not empty and holds no cluster; choose another --dir",
+            root.display()
+        );
+    }
+    let layout = Layout::new(root, args.nodes_per_site, args.pool_size.0)?;
+    layout.write()?;
+    Ok(layout)
+}
+
+fn describe(layout: &Layout) -> Up {
+    let nodes = layout.nodes.iter().map(|node| UpNode {
+        name: node.name.clone(),
+        site: node.site.clone(),
+        control: format!("127.0.0.1:{}", node.control_port),
+        socket: layout.directory(node).admin_socket(),
+        metrics: format!("http://127.0.0.1:{}/metrics", node.metrics_port),
+    });
+    Up {
+        dir: layout.root().to_owned(),
+        nodes: nodes.collect(),
+    }
+}
+
+fn usage(up: &Up) -> String {
+    let mut lines = vec!["The cluster stands:".to_owned()];
+    for node in &up.nodes {
+        lines.push(format!(
+            "  {:<4} site {:<3} {}  {}",
+            node.name, node.site, node.control, node.metrics
+        ));
+    }
+    let dir = up.dir.display();
+    lines.push(format!(
+        "\nUse it:\n  export LOCKSTEP_DIR={dir}\n  lockstep volume create pg --size 512MiB --copies a=2,b=1\n  lockstep volume attach pg --node a1\n  lockstep status\n  nbdinfo 'nbd+unix:///pg?socket={dir}/a1/exports/pg.sock'\n\nStop it:\n  lockstep down --dir {dir}"
+    ));
+    lines.join("\n")
+}

@@ -1,0 +1,23 @@
+//! `lockstep-keeper SOCKET`: the keeper as a process of its own, for hosts where it is started by the
+//! system (systemd, a container that outlives the daemon's). A daemon that finds none starts its own.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let (Some(path), None) = (arguments.next().map(PathBuf::from), arguments.next()) else {
+        eprintln!(
+            "usage: lockstep-keeper SOCKET, where SOCKET is keeper.sock in the daemon's data directory"
+        );
+        return ExitCode::from(2);
+    };
+    match lockstep_keeper::serve(&path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lockstep-keeper: {}: {error}", path.display());
+            ExitCode::FAILURE
+        }
+    }
+}

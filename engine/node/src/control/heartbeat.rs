@@ -1,0 +1,208 @@
+//! What every node tells every other once a second: that it answers, which log it follows, and what
+//! its data plane sees. Shown to people and used to choose nodes; never to decide who may write.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use lockstep_types::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// How often a node beats.
+pub const EVERY: Duration = Duration::from_secs(1);
+/// After a change of the state, for whatever else changes with it.
+pub const SOON: Duration = Duration::from_millis(200);
+/// A node not heard for so long does not answer.
+const FRESH: Duration = Duration::from_millis(3500);
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The id of its raft log (R20).
+    pub raft_id: u64,
+    /// Minted at its start.
+    pub boot: u64,
+    /// The cluster generation of its state; none before it has one.
+    #[serde(default)]
+    pub generation: Option<u32>,
+    /// When that generation was made by force; 0 if it is the first.
+    #[serde(default)]
+    pub rebuilt: u64,
+    /// Logs that it hears from and that its generation has barred: their nodes set them aside.
+    #[serde(default)]
+    pub barred: Vec<u64>,
+    /// Its pools.
+    #[serde(default)]
+    pub pools: Vec<PoolBeat>,
+    /// The volumes it is primary of.
+    #[serde(default)]
+    pub primaries: Vec<PrimaryBeat>,
+    /// The copies it holds.
+    #[serde(default)]
+    pub replicas: Vec<ReplicaBeat>,
+}
+
+/// A copy, as its node sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaBeat {
+    /// Its id.
+    pub replica: String,
+    /// Its life.
+    pub incarnation: u64,
+    /// The highest epoch promised, raw.
+    pub promised: u64,
+    /// The epoch of the last stamp durable without a gap, raw.
+    pub last_epoch: u64,
+    /// The sequence of that stamp.
+    pub last_sequence: u64,
+    /// What recovery lost: 0 nothing, 1 a torn tail, 2 flushed records.
+    pub gap: u8,
+    /// Its device failed.
+    pub failed: bool,
+}
+
+/// A pool of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolBeat {
+    /// Its id.
+    pub device: String,
+    /// Whether it serves; if not, why.
+    pub failed: Option<String>,
+}
+
+/// A volume as its primary sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PrimaryBeat {
+    /// Its id.
+    pub volume: String,
+    /// The epoch, raw.
+    pub epoch: u64,
+    /// Whether it serves requests.
+    pub open: bool,
+    /// Why it does not.
+    pub waiting: Option<String>,
+    /// Replicas being resynced.
+    #[serde(default)]
+    pub resyncs: Vec<ResyncBeat>,
+}
+
+/// A resync under way.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ResyncBeat {
+    /// The replica.
+    pub replica: String,
+    /// Extents done.
+    pub done: u64,
+    /// Extents in all.
+    pub total: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// All is copied and compared.
+    pub verified: bool,
+}
+
+/// What was heard of every node.
+#[derive(Debug)]
+pub struct Heard {
+    me: NodeId,
+    last: BTreeMap<NodeId, Beat>,
+}
+
+#[derive(Debug)]
+struct Beat {
+    at: Instant,
+    /// Since when without a break.
+    since: Instant,
+    heartbeat: Heartbeat,
+}
+
+/// When a node was heard.
+#[derive(Clone, Copy, Debug)]
+pub struct When {
+    /// Last.
+    pub last: Instant,
+    /// Since when without a break.
+    pub since: Instant,
+    /// The log it follows.
+    pub raft_id: u64,
+    /// The cluster generation of its state, if it has one, and when that was made.
+    pub generation: Option<u32>,
+    /// As in its heartbeat.
+    pub rebuilt: u64,
+}
+
+impl Heard {
+    /// Nothing yet.
+    pub fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            last: BTreeMap::new(),
+        }
+    }
+
+    /// A heartbeat came.
+    pub fn note(&mut self, from: NodeId, heartbeat: Heartbeat) {
+        let now = Instant::now();
+        let since = match self.last.get(&from) {
+            Some(beat) if now - beat.at < FRESH && beat.heartbeat.boot == heartbeat.boot => {
+                beat.since
+            }
+            _ => now,
+        };
+        self.last.insert(
+            from,
+            Beat {
+                at: now,
+                since,
+                heartbeat,
+            },
+        );
+    }
+
+    /// The link is down: what it said last no longer counts as an answer.
+    pub fn forget(&mut self, node: NodeId) {
+        if let Some(beat) = self.last.get_mut(&node) {
+            beat.at = beat.at.checked_sub(FRESH).unwrap_or(beat.at);
+        }
+    }
+
+    /// Nodes that answer, this one among them.
+    pub fn answering(&self) -> BTreeSet<NodeId> {
+        let fresh = self
+            .last
+            .iter()
+            .filter(|(_, beat)| beat.at.elapsed() < FRESH)
+            .map(|(id, _)| *id);
+        fresh.chain([self.me]).collect()
+    }
+
+    /// What a node said last, however long ago.
+    pub fn last_of(&self, node: NodeId) -> Option<&Heartbeat> {
+        self.last.get(&node).map(|beat| &beat.heartbeat)
+    }
+
+    /// What nodes that answer said last.
+    pub fn heartbeats(&self) -> BTreeMap<NodeId, Heartbeat> {
+        let fresh = self
+            .last
+            .iter()
+            .filter(|(_, beat)| beat.at.elapsed() < FRESH);
+        fresh
+            .map(|(id, beat)| (*id, beat.heartbeat.clone()))
+            .collect()
+    }
+
+    /// When each node was heard, those included that no longer answer.
+    pub fn when(&self) -> BTreeMap<NodeId, When> {
+        let when = |beat: &Beat| When {
+            last: beat.at,
+            since: beat.since,
+            raft_id: beat.heartbeat.raft_id,
+            generation: beat.heartbeat.generation,
+            rebuilt: beat.heartbeat.rebuilt,
+        };
+        self.last
+            .iter()
+            .map(|(id, beat)| (*id, when(beat)))
+            .collect()
+    }
+}

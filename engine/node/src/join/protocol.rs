@@ -1,0 +1,148 @@
+//! What a joiner and a member say to each other: one JSON frame each way inside TLS, on the
+//! protocol `lockstep-join/1`. The joiner knows the cluster by the CA's hash in its token; the
+//! member knows the joiner by the token's secret, which is used once.
+
+use lockstep_types::NodeRole;
+use serde::{Deserialize, Serialize};
+
+use crate::config::RoleName;
+
+/// Longest frame.
+pub const MAX_FRAME: usize = 64 << 10;
+
+/// From the joiner.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// The token's id.
+    pub token: u64,
+    /// The token's secret, hexadecimal.
+    pub secret: String,
+    /// The joiner's own new id.
+    pub node: String,
+    /// Its label.
+    pub name: String,
+    /// Its site.
+    pub site: String,
+    /// Its zone; may be empty.
+    pub zone: String,
+    /// Its rack; may be empty.
+    pub rack: String,
+    /// What it will do; the token says what it may.
+    pub role: Role,
+    /// `host:port` of raft and administration.
+    pub control_address: String,
+    /// `host:port` of replication; empty for a witness.
+    pub data_addresses: Vec<String>,
+    /// The request for its certificate, PEM.
+    pub certificate_request: String,
+}
+
+/// From the member.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum JoinReply {
+    /// Welcome.
+    Joined(Joined),
+    /// Not welcome, and why.
+    Refused {
+        /// For people.
+        why: String,
+    },
+}
+
+/// What a new node is given.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Joined {
+    /// The cluster's id.
+    pub cluster: String,
+    /// ca.pem.
+    pub ca_certificate: String,
+    /// node.pem.
+    pub certificate: String,
+    /// Opens the wrapped CA key, hexadecimal; data nodes only.
+    pub cluster_secret: Option<String>,
+    /// The members to be linked with.
+    pub members: Vec<Member>,
+}
+
+/// A member, as a new node must know it before it has the control state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its id.
+    pub node: String,
+    /// What it does.
+    pub role: Role,
+    /// Its control address.
+    pub address: String,
+}
+
+/// A role on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A data node.
+    Data,
+    /// A witness.
+    Witness,
+}
+
+impl From<Role> for NodeRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Data => Self::Data,
+            Role::Witness => Self::Witness,
+        }
+    }
+}
+
+impl From<RoleName> for Role {
+    fn from(role: RoleName) -> Self {
+        match role {
+            RoleName::Data => Self::Data,
+            RoleName::Witness => Self::Witness,
+        }
+    }
+}
+
+impl From<Role> for lockstep_net::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Data => Self::DataNode,
+            Role::Witness => Self::Witness,
+        }
+    }
+}
+
+/// Bytes as lower-case hexadecimal.
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The bytes of a hexadecimal text of exactly `2 N` digits.
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digits = std::str::from_utf8(digits).ok()?;
+        *byte = u8::from_str_radix(digits, 16)
+            .ok()
+            .filter(|_| !digits.starts_with('+'))?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal() {
+        assert_eq!(from_hex(&to_hex(&[0, 255, 16])), Some([0, 255, 16]));
+        for bad in ["", "00", "0000g0", "+1+1+1", "0000000"] {
+            assert_eq!(from_hex::<3>(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Pools: what may become one, where this node's are, and claiming them (R23).
+
+pub mod catalogue;
+pub mod create;
+pub mod signature;

@@ -1,0 +1,144 @@
+//! The tail never waits for a volume: records above the floor that it reaches are appended again at the
+//! head under their own stamps (S5).
+
+use crate::api::{Event, Output, Outputs};
+use crate::destage::BAD_AGAIN;
+use crate::index::{EntryId, Forward};
+use crate::mutate::Mutation;
+use crate::reads::Purpose;
+use crate::store::Store;
+use bytes::Bytes;
+use lockstep_types::BlockRange;
+
+impl Store {
+    /// If the ring fills up, or has no room for the next record, and nothing at its tail may be destaged, all pinned records of the replicas
+    /// there are copied forward, in order. What is new of these replicas waits until they are, so that
+    /// each replica's records lie in the order of their sequences.
+    pub(crate) fn forward_pinned(&mut self, out: &mut Outputs) {
+        let pressed = self.journal.fill() > 65536 / 2 || self.tail_pressed || self.stuck;
+        let worth = self.forward_is_worth_it() || self.tail_pressed;
+        let busy = self.journal.in_flight || !self.journal.forwards.is_empty();
+        if !pressed || !worth || busy {
+            return;
+        }
+        let Some(slots) = self.pinned_at_tail() else {
+            return;
+        };
+        for slot in slots {
+            self.forward_slot(slot, out);
+        }
+    }
+
+    /// Whether it would free enough: a quarter of the ring, or anything if a record waits for it; and
+    /// something happened since the ring was copied round last (or it would be copied for ever).
+    fn forward_is_worth_it(&self) -> bool {
+        let ring = self.geometry.ring.length;
+        let used = self.journal.head - self.journal.tail;
+        let least = if self.stuck { ring / 32 } else { ring / 4 };
+        used >= self.index.in_ring() + least && self.forwarded < 2 * ring
+    }
+
+    /// The replicas whose records hold the first batch that is needed; none if anything in it can be
+    /// destaged, or will be free by itself.
+    fn pinned_at_tail(&self) -> Option<Vec<u32>> {
+        let front = self.journal.batches.get(self.journal.dead_front())?;
+        if !front.durable {
+            return None;
+        }
+        let mut slots = Vec::new();
+        for id in &front.entries {
+            let Some(entry) = self
+                .index
+                .get(*id)
+                .filter(|e| e.batch == Some(front.number))
+            else {
+                continue;
+            };
+            if !entry.hidden && self.may_destage(entry.slot, entry.stamp.sequence) {
+                return None;
+            }
+            slots.push(entry.slot);
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        // A record that cannot be read holds the tail until it is repaired.
+        let good = |slot: &u32| {
+            let mut records = self.index.of_slot(*slot);
+            !records.any(|(_, e)| e.bad_until > self.now)
+        };
+        slots.iter().all(good).then_some(slots)
+    }
+
+    fn forward_slot(&mut self, number: u32, out: &mut Outputs) {
+        let floor = self.slots[&number].durable_floor.sequence;
+        let pinned: Vec<EntryId> = self
+            .index
+            .of_slot(number)
+            .filter(|(_, e)| e.durable && (e.hidden || e.stamp.sequence > floor))
+            .map(|(id, _)| id)
+            .collect();
+        if self.broken.is(Mutation::S5PinnedRecordDropped) {
+            for id in pinned {
+                if let Some(entry) = self.take_entry(id) {
+                    self.bury(entry.into_ghosts());
+                }
+            }
+            return;
+        }
+        self.hold_back(number);
+        self.slots
+            .get_mut(&number)
+            .expect("its records are here")
+            .forwarding += pinned.len();
+        for id in pinned {
+            self.journal.forwards.push_back(id);
+            let entry = self.index.get_mut(id).expect("listed above");
+            entry.forward = Forward::Waiting;
+            self.forwarded += entry.weight();
+            if entry.is_only_on_disk() {
+                let range = entry.range;
+                self.forwards_unread += 1;
+                self.start_entry_read(id, range, Purpose::Forward(id), out);
+            }
+        }
+    }
+
+    /// New records of a replica leave the queue and wait behind what is copied forward.
+    fn hold_back(&mut self, number: u32) {
+        let (mine, others) = std::mem::take(&mut self.journal.pending)
+            .into_iter()
+            .filter(|id| self.index.get(*id).is_some())
+            .partition(|id| self.index.get(*id).is_some_and(|e| e.slot == number));
+        self.journal.pending = others;
+        let slot = self.slots.get_mut(&number).expect("its records are here");
+        let mut held: std::collections::VecDeque<EntryId> = mine;
+        held.append(&mut slot.held);
+        slot.held = held;
+    }
+
+    pub(crate) fn forward_read(
+        &mut self,
+        id: EntryId,
+        payload: Bytes,
+        bad: Option<BlockRange>,
+        out: &mut Outputs,
+    ) {
+        self.forwards_unread -= 1;
+        let Some(entry) = self.index.get_mut(id) else {
+            return;
+        };
+        let Some(range) = bad else {
+            entry.payload = Some(payload);
+            return;
+        };
+        // It stays where it is, and holds the tail.
+        entry.bad_until = self.now + BAD_AGAIN;
+        self.retry_at = Some(entry.bad_until);
+        let number = entry.slot;
+        if std::mem::take(&mut entry.forward) == Forward::Waiting {
+            self.forward_left(number);
+        }
+        let replica = self.slots[&number].meta.replica;
+        out.push(Output::Event(Event::Corrupt { replica, range }));
+    }
+}

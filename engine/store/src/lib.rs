@@ -1,0 +1,53 @@
+//! The store of one device: a journal that makes writes durable, extents they move to, checksums apart
+//! from the data they cover, and a recovery that drops nothing silently. PURE: it decides what bytes go
+//! where; a shell carries the disk operations out.
+//!
+//! | file | job |
+//! |---|---|
+//! | `api` | the boundary |
+//! | `store` | the state, and where the disk's answers go |
+//! | `requests`, `queries` | what may be asked, and looked at |
+//! | `commit`, `journal`, `index` | the ring: group commit, space, what it holds |
+//! | `destage`, `forward` | from the ring to the place, or to the ring's head |
+//! | `checkpoint`, `anchor`, `extents`, `sums` | metadata of places; what is free |
+//! | `reads` | from where the newest content lies, verified |
+//! | `recover`, `rescan` | after a stop or a crash: metadata, then the ring |
+//! | `slots`, `table` | replicas, and their durable state |
+//! | `audit` | whether the state contradicts itself |
+//! | `create` | a new pool |
+//! | `format`, `geometry` | bytes and places |
+//! | `scrub` | when to verify which extent |
+#![forbid(unsafe_code)]
+
+mod anchor;
+pub mod api;
+mod audit;
+mod checkpoint;
+mod commit;
+mod create;
+mod destage;
+mod extents;
+/// What lies on the disk, byte by byte.
+pub mod format;
+mod forward;
+/// Where the areas of a pool lie.
+pub mod geometry;
+mod index;
+mod journal;
+pub mod mutate;
+mod queries;
+mod reads;
+mod recover;
+mod requests;
+mod rescan;
+/// When to verify which extent.
+pub mod scrub;
+mod slots;
+mod store;
+mod sums;
+mod table;
+
+pub use api::*;
+pub use create::{NewPool, pool_writes};
+pub use geometry::{FormatOptions, Geometry, GeometryError};
+pub use store::{OpenOptions, Store};

@@ -1,0 +1,26 @@
+//! The deterministic simulator: one seed builds a world, runs the production cores in it, injects
+//! faults, and checks every invariant after every step. docs/testing.md says what that proves.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod control;
+pub mod coverage;
+pub mod disk;
+pub mod gate;
+pub mod invariants;
+pub mod ledger;
+pub mod model;
+pub mod mutation;
+pub mod net;
+pub mod queue;
+pub mod record_world;
+pub mod rng;
+pub mod run;
+pub mod scenarios;
+pub mod shrink;
+pub mod stamp;
+pub mod store_world;
+pub mod summary;
+pub mod trace;
+pub mod words;
+pub mod world;

@@ -1,0 +1,711 @@
+//! One store on one crashing device: appends, reads, copies, discards, voids, floors, power cuts,
+//! kills with late writes, and recovery, against a plain model of what must be there.
+
+mod acts;
+mod checks;
+mod finish;
+mod model;
+mod plan;
+
+use crate::coverage::Coverage;
+use crate::disk::Disk;
+use crate::invariants::v05_linearizable::Value;
+use crate::mutation::Mutation;
+use crate::queue::EventQueue;
+use crate::rng::Rng;
+use crate::run::{Config, Failure, Outcome};
+use crate::trace::Trace;
+use crate::words;
+use lockstep_store::{
+    AppendContext, DiskToken, Event as StoreEvent, OpenOptions, Output, Recovery, Store, Tag,
+};
+use lockstep_types::{
+    BlockRange, EXTENT_BLOCKS, Epoch, Incarnation, LineageId, Nanos, RecordKind, ReplicaId,
+    ReplicaMeta, SECOND, Sequence, Stamp, VolumeId, millis,
+};
+use model::{Made, Model, Values};
+use plan::HEADERS;
+pub use plan::Plan;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A run with more events than this goes round in circles.
+const MOST_EVENTS: u64 = 400_000;
+
+enum Event {
+    Disk { life: u64, id: u64 },
+    Timer { life: u64 },
+    Act,
+    Crash { kill: bool },
+    Start,
+}
+
+pub(crate) struct Owned {
+    pub id: ReplicaId,
+    pub number: u64,
+    pub model: Model,
+    pub meta: ReplicaMeta,
+    pub created: bool,
+    pub epoch: Epoch,
+    pub floor: Stamp,
+    pub granted: u32,
+    /// Void asked for and not yet durable.
+    pub voiding: Option<(Tag, Sequence)>,
+    pub pinned: bool,
+    /// What was durable before the last batch: the mark covers it (R24).
+    pub marked: Sequence,
+}
+
+pub(crate) struct Reading {
+    pub replica: usize,
+    pub range: BlockRange,
+    /// The last durable sequence when it began: what it gives is at least as new, unless it was voided.
+    pub from: Sequence,
+    /// What it may give beside, by block: what was made void under it.
+    pub voided: BTreeMap<u64, Vec<Value>>,
+}
+
+/// The world of one store.
+pub struct StoreWorld {
+    pub(crate) plan: Plan,
+    pub(crate) trace: Trace,
+    pub(crate) coverage: Coverage,
+    queue: EventQueue<Event>,
+    rng: Rng,
+    pub(crate) disk: Disk,
+    store: Option<Store>,
+    options: OpenOptions,
+    mutation: Option<Mutation>,
+    life: u64,
+    timer: Option<Nanos>,
+    /// Journal batches on their way.
+    batches: BTreeSet<DiskToken>,
+    pub(crate) replicas: Vec<Owned>,
+    pub(crate) values: Values,
+    pub(crate) reading: BTreeMap<Tag, Reading>,
+    tags: Tag,
+    left: u64,
+    operations: u64,
+    /// Disk operations begun or ended.
+    pub(crate) disk_steps: u64,
+    pub(crate) recovering: bool,
+    pub(crate) failed_device: bool,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Runs a seed.
+pub fn run(config: &Config) -> Outcome {
+    let mut rng = Rng::new(config.seed);
+    let plan = Plan::draw(&mut rng.split("plan"));
+    run_plan(config, plan, rng)
+}
+
+/// Runs a plan.
+pub fn run_plan(config: &Config, plan: Plan, rng: Rng) -> Outcome {
+    run_counting(config, plan, rng).0
+}
+
+/// Runs a plan, and counts the disk operations begun or ended.
+pub fn run_counting(config: &Config, mut plan: Plan, mut rng: Rng) -> (Outcome, u64) {
+    if config.less.operations > 0 {
+        plan.actions = u64::from(config.less.operations);
+    }
+    if config.less.faults_off & 1 << 8 != 0 {
+        plan.corruption = [0; 4];
+    }
+    let mut disk = Disk::new(plan.device_bytes, plan.profile.clone(), rng.split("disk"));
+    let window_bytes = plan.reserved() as u32;
+    let mut options = checks::format(&mut disk, &plan, window_bytes, &mut rng);
+    if let Some(Mutation::Store(mutation)) = config.mutation {
+        options.broken = crate::mutation::broken_store(mutation);
+    }
+    disk.profile.corrupt(plan.corruption);
+    disk.profile.corruptible = match plan.metadata_only {
+        true => checks::metadata(&plan, window_bytes),
+        false => 0..plan.device_bytes,
+    };
+    let mut world = StoreWorld {
+        trace: config.trace(),
+        coverage: Coverage::default(),
+        queue: EventQueue::default(),
+        disk,
+        store: None,
+        options,
+        mutation: config.mutation,
+        life: 0,
+        timer: None,
+        batches: BTreeSet::new(),
+        replicas: Vec::new(),
+        values: Values::default(),
+        reading: BTreeMap::new(),
+        tags: 0,
+        left: plan.actions,
+        operations: 0,
+        disk_steps: 0,
+        recovering: true,
+        failed_device: false,
+        failure: None,
+        rng,
+        plan,
+    };
+    for i in 0..world.plan.replicas {
+        world.add_replica(i);
+    }
+    world.queue.at(0, Event::Start);
+    world.queue.at(millis(5), Event::Act);
+    world.run();
+    let outcome = Outcome {
+        failure: world.failure,
+        coverage: world.coverage,
+        simulated: world.queue.now(),
+        events: world.trace.events(),
+        operations: world.operations,
+        hash: world.trace.hash(),
+        steps: world.trace.steps().to_vec(),
+    };
+    (outcome, world.disk_steps)
+}
+
+impl StoreWorld {
+    fn add_replica(&mut self, i: usize) {
+        let id = ReplicaId::from_u128(0x70 + i as u128);
+        let lineage = LineageId::from_u128(self.rng.id());
+        let meta = ReplicaMeta::new(
+            id,
+            VolumeId::from_u128(0xf0 + i as u128),
+            lineage,
+            Incarnation(1),
+            self.plan.blocks,
+        );
+        self.replicas.push(Owned {
+            id,
+            number: i as u64 + 1,
+            model: Model::default(),
+            meta,
+            created: false,
+            epoch: Epoch(1),
+            floor: Stamp::ZERO,
+            granted: 0,
+            voiding: None,
+            pinned: self.plan.pinned && i == 0,
+            marked: Sequence::ZERO,
+        });
+    }
+
+    fn run(&mut self) {
+        while self.failure.is_none() {
+            let Some(event) = self.queue.pop() else { break };
+            let now = self.queue.now();
+            if self.trace.events() > MOST_EVENTS {
+                return self.fail("V10", format!("{MOST_EVENTS} events, and no end"));
+            }
+            match event {
+                Event::Disk { life, id } => self.on_disk(life, id),
+                Event::Timer { life } => {
+                    if life == self.life && self.timer == Some(now) {
+                        self.timer = None;
+                        self.trace.event(&(now, 't'));
+                        self.with(|store, out| store.timer(now, out));
+                    }
+                }
+                Event::Act => self.act(),
+                Event::Crash { kill } => self.crash(kill),
+                Event::Start => self.start(),
+            }
+            if self.left == 0 && self.reading.is_empty() {
+                break;
+            }
+        }
+        if self.failure.is_none() && !self.failed_device {
+            self.finish();
+        }
+    }
+
+    fn start(&mut self) {
+        if self.store.is_some() {
+            return;
+        }
+        self.life += 1;
+        self.timer = None;
+        self.batches.clear();
+        self.recovering = true;
+        // R23
+        if self.mutation != Some(Mutation::Shell(crate::mutation::ShellMutation::R23NoClaim)) {
+            self.disk.claim(&mut self.coverage);
+        }
+        if self.plan.stuck > 1 {
+            self.disk.take_another_path();
+        }
+        self.say(format_args!("the store opens"));
+        let now = self.queue.now();
+        self.store = Some(Store::open(self.options.clone()));
+        self.with(|store, out| store.start(now, out));
+    }
+
+    fn crash(&mut self, kill: bool) {
+        if self.store.take().is_none() {
+            return;
+        }
+        self.life += 1;
+        self.reading.clear();
+        if kill {
+            self.coverage.hit("store: killed");
+            self.say(format_args!("the process is killed"));
+            let late = self.rng.per_cent(30);
+            self.disk.kill(late);
+        } else {
+            self.coverage.hit("store: power cut");
+            self.say(format_args!("the power goes"));
+            self.disk.power_cut(&mut self.coverage);
+        }
+        for owned in &mut self.replicas {
+            owned.granted = 0;
+        }
+        let (least, most) = self.plan.restart;
+        let wait = self.rng.between(least, most);
+        self.queue.after(wait, Event::Start);
+    }
+
+    /// Lets the store do something and carries out what it wants.
+    fn with(&mut self, f: impl FnOnce(&mut Store, &mut Vec<Output>)) {
+        let Some(store) = self.store.as_mut() else {
+            return;
+        };
+        let mut out = Vec::new();
+        f(store, &mut out);
+        let (now, life) = (self.queue.now(), self.life);
+        for output in out {
+            if life != self.life {
+                return; // the power went meanwhile: nothing of this was said or begun
+            }
+            match output {
+                Output::Disk(op) => {
+                    if self.trace.wants_words() {
+                        self.say(format_args!("  disk {}", crate::disk::describe(&op)));
+                    }
+                    self.note_batch(&op);
+                    let submitted = self.disk.submit(now, op);
+                    self.queue.at(
+                        submitted.done_at,
+                        Event::Disk {
+                            life: self.life,
+                            id: submitted.id,
+                        },
+                    );
+                    self.disk_step();
+                }
+                Output::Event(event) => self.on_event(event),
+            }
+        }
+        self.set_timer();
+    }
+
+    /// A disk operation began or ended; the plan may say that the power goes now.
+    fn disk_step(&mut self) {
+        self.disk_steps += 1;
+        if self.plan.cut_at == Some(self.disk_steps) {
+            self.coverage.hit("store: power cut at a step");
+            self.crash(false);
+        }
+    }
+
+    fn set_timer(&mut self) {
+        let now = self.queue.now();
+        let Some(at) = self.store.as_ref().and_then(Store::next_timer) else {
+            return;
+        };
+        let at = at.max(now + 1);
+        if self.timer.is_none_or(|set| at < set) {
+            self.timer = Some(at);
+            self.queue.at(at, Event::Timer { life: self.life });
+        }
+    }
+
+    fn on_disk(&mut self, life: u64, id: u64) {
+        let now = self.queue.now();
+        let Some((token, result)) = self.disk.complete(now, id, &mut self.coverage) else {
+            return;
+        };
+        assert_eq!(
+            life, self.life,
+            "only operations of the living are answered"
+        );
+        self.trace.event(&(now, token, &result));
+        self.batch_ended(token);
+        if self.trace.wants_words() {
+            self.say(format_args!(
+                "  disk #{token} {}",
+                checks::result_words(&result)
+            ));
+        }
+        self.disk_step();
+        self.with(|store, out| store.disk_done(now, token, result, out));
+    }
+
+    fn on_event(&mut self, event: StoreEvent) {
+        if self.trace.wants_words() {
+            self.say(format_args!("* {}", words::short(&event)));
+        }
+        match event {
+            StoreEvent::Recovered(recovery) => self.recovered(recovery),
+            StoreEvent::Durable { replica, stamp } => {
+                let owned = self.owned(replica);
+                if let Err(why) = owned.model.report(stamp) {
+                    self.fail("V2", why);
+                }
+            }
+            StoreEvent::Done { tag, result } => self.done(tag, result.is_ok()),
+            StoreEvent::Copied { result, .. } => {
+                self.coverage.hit(if result.is_ok() {
+                    "store: copied"
+                } else {
+                    "store: copy refused"
+                });
+            }
+            StoreEvent::Read { tag, result } => self.was_read(tag, result),
+            StoreEvent::DeviceFailed { what, .. } => {
+                self.coverage.hit("store: device failed");
+                self.failed_device = true;
+                self.left = 0;
+                self.reading.clear();
+                if self.plan.corruption == [0; 4] {
+                    self.fail("device", format!("a healthy device was given up: {what}"));
+                }
+            }
+            StoreEvent::Corrupt { .. } => {
+                self.coverage.hit("store: corruption reported");
+                if self.plan.corruption == [0; 4] {
+                    self.fail(
+                        "V2",
+                        "blocks are called corrupt on a device that never lied",
+                    );
+                }
+            }
+            StoreEvent::RecordRead { .. }
+            | StoreEvent::ExtentSums { .. }
+            | StoreEvent::Pressure { .. } => {}
+        }
+    }
+
+    fn recovered(&mut self, recovery: Recovery) {
+        self.recovering = false;
+        self.coverage.hit("store: recovered");
+        self.coverage
+            .add("store: torn batch dropped", recovery.torn_batches);
+        if recovery.corrupt {
+            self.coverage.hit("store: journal corrupt");
+        }
+        if self.trace.wants_words() {
+            for found in &recovery.replicas {
+                let (meta, last) = (&found.meta, found.last);
+                self.say(format_args!(
+                    "  {:?} last {last} floor {} gap {:?} torn {}",
+                    meta.replica,
+                    meta.floor,
+                    meta.gap,
+                    found.torn.len()
+                ));
+            }
+        }
+        for found in &recovery.replicas {
+            let owned = self.owned(found.meta.replica);
+            if let Err(why) = owned.model.check_epoch(found.last) {
+                return self.fail("V2", why);
+            }
+        }
+        if let Err(why) = self.check_recovery(&recovery) {
+            return self.fail("V2", why);
+        }
+        for i in 0..self.replicas.len() {
+            if self.failure.is_some() || self.failed_device {
+                return;
+            }
+            if self.replicas[i].created {
+                self.reopen(i);
+            } else {
+                let (now, tag) = (self.queue.now(), self.tag());
+                let meta = self.replicas[i].meta.clone();
+                self.replicas[i].voiding = Some((tag, Sequence(u64::MAX)));
+                self.with(|store, out| store.create_replica(now, meta, tag, out));
+            }
+        }
+    }
+
+    /// The owner goes on under a new epoch: the tail is rolled forward, or dropped down to a cut.
+    fn reopen(&mut self, i: usize) {
+        let owned = &mut self.replicas[i];
+        owned.epoch = owned.epoch.next();
+        let floor = owned.floor;
+        let last = owned.model.last();
+        if last > floor.sequence && self.rng.per_cent(25) {
+            let cut = Sequence(self.rng.between(floor.sequence.0, last.0));
+            return self.void(i, cut);
+        }
+        let tail: Vec<Made> = owned
+            .model
+            .records
+            .range(floor.sequence.next()..)
+            .map(|(_, made)| made.clone())
+            .collect();
+        let epoch = owned.epoch;
+        for made in tail {
+            self.coverage.hit("store: record rolled forward");
+            self.replicas[i].model.rolling.insert(made.stamp.sequence);
+            self.append_made(
+                i,
+                Made {
+                    stamp: Stamp::new(epoch, made.stamp.sequence),
+                    ..made
+                },
+                false,
+            );
+        }
+    }
+
+    fn void(&mut self, i: usize, cut: Sequence) {
+        let (now, tag) = (self.queue.now(), self.tag());
+        self.coverage.hit("store: tail voided");
+        self.say(format_args!("replica {i}: everything above {cut} is void"));
+        self.void_under_reads(i, cut);
+        let owned = &mut self.replicas[i];
+        owned.voiding = Some((tag, cut));
+        let id = owned.id;
+        self.with(|store, out| store.void_above(now, id, cut, tag, out));
+    }
+
+    fn done(&mut self, tag: Tag, good: bool) {
+        let Some(i) = self
+            .replicas
+            .iter()
+            .position(|owned| owned.voiding.is_some_and(|(t, _)| t == tag))
+        else {
+            return;
+        };
+        let owned = &mut self.replicas[i];
+        let (_, cut) = owned.voiding.take().expect("looked at above");
+        if !good {
+            return;
+        }
+        if owned.created {
+            owned.model.cut(cut);
+            owned.epoch = owned.epoch.next();
+        }
+        owned.created = true;
+    }
+
+    fn act(&mut self) {
+        if self.left == 0 {
+            return;
+        }
+        self.left -= 1;
+        // Now and then nothing happens for a while, so that idle marks, destaging and checkpoints run.
+        let idle = self.rng.per_cent(3);
+        let wait = if idle {
+            self.rng.between(millis(100), 2 * SECOND)
+        } else {
+            self.rng.about(self.plan.think)
+        };
+        self.queue.after(wait, Event::Act);
+        if self.rng.below(1000) < self.plan.crashes {
+            let kill = self.rng.per_cent(self.plan.kills);
+            let wait = self.rng.below(millis(2));
+            self.disk.slow = self.plan.stuck;
+            return self.queue.after(wait, Event::Crash { kill });
+        }
+        let i = self.rng.below(self.replicas.len() as u64) as usize;
+        let busy = self.store.is_none()
+            || self.recovering
+            || !self.replicas[i].created
+            || self.replicas[i].voiding.is_some()
+            || !self.replicas[i].model.rolling.is_empty();
+        if busy {
+            return;
+        }
+        self.operations += 1;
+        if self.plan.voids > 0 && self.rng.per_cent(self.plan.voids) {
+            let (floor, last) = (self.replicas[i].floor, self.replicas[i].model.last());
+            let cut = Sequence(
+                self.rng
+                    .between(floor.sequence.0, last.0.max(floor.sequence.0)),
+            );
+            return self.void(i, cut);
+        }
+        match self.rng.below(100) as u32 {
+            n if n < self.plan.reads => {
+                let range = self.some_range();
+                self.read(i, range);
+            }
+            n if n < self.plan.reads + self.plan.floors => self.raise_floor(i),
+            n if n < self.plan.reads + self.plan.floors + 3 => self.repair(i),
+            _ => self.write(i),
+        }
+    }
+
+    fn some_range(&mut self) -> BlockRange {
+        let blocks = self.plan.blocks;
+        let area = if self.rng.per_cent(50) { 12 } else { blocks };
+        let start = self.rng.below(area);
+        let most = (EXTENT_BLOCKS - start % EXTENT_BLOCKS).min(1 << self.rng.below(6));
+        BlockRange::new(start, self.rng.between(1, most) as u32)
+    }
+
+    fn read(&mut self, i: usize, range: BlockRange) {
+        let (now, tag) = (self.queue.now(), self.tag());
+        let id = self.replicas[i].id;
+        self.reading.insert(
+            tag,
+            Reading {
+                replica: i,
+                range,
+                from: self.replicas[i].model.durable,
+                voided: BTreeMap::new(),
+            },
+        );
+        self.say(format_args!(
+            "replica {i}: read #{tag} {}..{}",
+            range.start,
+            range.end()
+        ));
+        self.with(|store, out| store.read(now, tag, id, range, out));
+    }
+
+    fn raise_floor(&mut self, i: usize) {
+        let owned = &mut self.replicas[i];
+        if owned.pinned && self.rng.per_cent(97) {
+            return;
+        }
+        let to = self.rng.between(
+            owned.floor.sequence.0,
+            owned.model.durable.0.max(owned.floor.sequence.0),
+        );
+        let floor = Stamp::new(owned.epoch, Sequence(to));
+        if floor > owned.floor {
+            owned.floor = floor;
+            let id = owned.id;
+            self.say(format_args!("replica {i}: floor {floor}"));
+            self.with(|store, _| store.set_floor(id, floor));
+        }
+    }
+
+    fn write(&mut self, i: usize) {
+        let owned = &self.replicas[i];
+        let above: u64 = owned
+            .model
+            .records
+            .range(owned.floor.sequence.next()..)
+            .map(|(_, made)| made.bytes() + HEADERS)
+            .sum();
+        let kind = match self.rng.below(100) as u32 {
+            n if n < self.plan.zeroes => *self
+                .rng
+                .pick(&[RecordKind::Discard, RecordKind::WriteZeroes]),
+            _ => RecordKind::Write,
+        };
+        let mut range = self.some_range();
+        range.count = range.count.min(self.plan.largest());
+        if kind == RecordKind::Write && self.rng.per_cent(self.plan.whole) {
+            range = BlockRange::of_extent(range.extent());
+        }
+        // The protocol keeps what lies above the floor within its window.
+        if !self.plan.has_room(above, range.count) {
+            return self.raise_floor(i);
+        }
+        if kind == RecordKind::Discard && self.rng.per_cent(30) {
+            range = BlockRange::new(0, self.plan.blocks as u32);
+        }
+        let value = match kind {
+            RecordKind::Write if self.rng.per_cent(self.plan.forged) => self.forged(),
+            RecordKind::Write => self.values.next(),
+            _ => 0,
+        };
+        if self
+            .reading
+            .values()
+            .any(|r| r.replica == i && r.range.overlaps(range))
+            && self.rng.per_cent(50)
+        {
+            return;
+        }
+        let owned = &self.replicas[i];
+        let stamp = Stamp::new(owned.epoch, owned.model.last().next());
+        self.append_made(
+            i,
+            Made {
+                stamp,
+                kind,
+                range,
+                value,
+            },
+            true,
+        );
+    }
+
+    fn append_made(&mut self, i: usize, made: Made, fresh: bool) {
+        let now = self.queue.now();
+        let id = self.replicas[i].id;
+        let mut charged = false;
+        if fresh && made.kind == RecordKind::Write {
+            let Some(store) = self.store.as_mut() else {
+                return;
+            };
+            if !store.is_present(id, made.range.extent()) {
+                if self.replicas[i].granted == 0 {
+                    self.replicas[i].granted = store.reserve(id, 4);
+                }
+                if self.replicas[i].granted == 0 {
+                    self.coverage.hit("store: full");
+                    return;
+                }
+                self.replicas[i].granted -= 1;
+                charged = true;
+            }
+        }
+        let owned = &mut self.replicas[i];
+        let record = self.values.record(&made, owned.number);
+        owned.model.append(made.clone());
+        let floor = owned.floor;
+        if self.trace.wants_words() {
+            self.say(format_args!(
+                "replica {i}: append {} {:?} {}..{} value {:#x}",
+                made.stamp,
+                made.kind,
+                made.range.start,
+                made.range.end(),
+                made.value
+            ));
+        }
+        self.with(|store, out| {
+            store.append(
+                id,
+                record,
+                AppendContext {
+                    floor,
+                    charged,
+                    now,
+                },
+                out,
+            )
+        });
+    }
+
+    fn owned(&mut self, id: ReplicaId) -> &mut Owned {
+        self.replicas
+            .iter_mut()
+            .find(|owned| owned.id == id)
+            .expect("the store speaks of its replicas")
+    }
+
+    fn tag(&mut self) -> Tag {
+        self.tags += 1;
+        self.tags
+    }
+
+    pub(crate) fn fail(&mut self, what: &str, why: impl Into<String>) {
+        let why = why.into();
+        self.say(format_args!("BROKEN {what}: {why}"));
+        self.failure.get_or_insert(Failure::new(what, why));
+    }
+
+    pub(crate) fn say(&mut self, what: std::fmt::Arguments<'_>) {
+        self.trace.say(self.queue.now(), "store", what);
+    }
+}

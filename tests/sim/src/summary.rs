@@ -1,0 +1,172 @@
+//! What many seeds came to, for people.
+
+use crate::coverage::Coverage;
+use crate::run::{Config, Outcome};
+use lockstep_types::SECOND;
+use std::fmt::Write;
+use std::time::Instant;
+
+/// What the default mix must reach; a counter that stays 0 is a hole.
+pub const EXPECTED: &[&str] = &[
+    "client: corrupt",
+    "client: device fenced",
+    "client: discard",
+    "client: fenced",
+    "client: no space",
+    "client: request reissued",
+    "client: write zeroes",
+    "control: reconfigured",
+    "control: snapshot taken",
+    "control: voters replaced",
+    "disk: late write of a killed process",
+    "fault: clocks drift",
+    "fault: device failed for good",
+    "fault: device swapped",
+    "fault: floor update lost",
+    "fault: join interrupted twice",
+    "fault: link between two sites cut",
+    "fault: lost write",
+    "fault: misdirected write",
+    "fault: one node isolated",
+    "fault: one-way loss",
+    "fault: pause longer than a lease",
+    "fault: process killed",
+    "fault: process paused",
+    "fault: raft log lost",
+    "fault: rot",
+    "fault: site power loss",
+    "fault: slow for long",
+    "fault: unreadable sector",
+    "fault: whole cluster power loss",
+    "it is far slower than its peers",
+    "it lost its data",
+    "it missed its beacons",
+    "its device failed",
+    "its link is down",
+    "its oldest write is overdue",
+    "liveness: a node stays dead",
+    "liveness: a volume waits for lost copies",
+    "log: torn tail dropped",
+    "node: pool recovered corrupt",
+    "node: pool recovered with a torn batch",
+    "operator: attach beside an old device with requests held",
+    "operator: copy added",
+    "operator: copy moved",
+    "operator: copy removed",
+    "operator: detached by force",
+    "operator: detached cleanly",
+    "operator: volume grows",
+    "power cut: sector of garbage",
+    "power cut: write dropped",
+    "power cut: write torn",
+    "quiescence: copies compared",
+    "reached: SEAL during a flush",
+    "repair: blocks repaired",
+    "resync: started",
+    "resync: verified",
+    "store: corruption reported",
+    "store: full",
+    "store: payload imitates the journal",
+    "store: record rolled forward",
+    "store: replica gapped",
+    "store: replica torn",
+    "store: tail voided",
+    "store: torn batch dropped",
+    "volume: opened after rolling a tail",
+];
+
+/// Sums over outcomes.
+#[derive(Debug)]
+pub struct Summary {
+    started: Instant,
+    seeds: u64,
+    failed: u64,
+    events: u64,
+    operations: u64,
+    simulated: u128,
+    coverage: Coverage,
+}
+
+impl Summary {
+    /// Begins to count.
+    pub fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            seeds: 0,
+            failed: 0,
+            events: 0,
+            operations: 0,
+            simulated: 0,
+            coverage: Coverage::default(),
+        }
+    }
+
+    /// One more seed.
+    pub fn add(&mut self, _config: &Config, outcome: &Outcome) {
+        self.seeds += 1;
+        self.failed += u64::from(outcome.failure.is_some());
+        self.events += outcome.events;
+        self.operations += outcome.operations;
+        self.simulated += u128::from(outcome.simulated);
+        self.coverage.merge(&outcome.coverage);
+    }
+
+    /// What was reached.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// What the mix must reach and these runs did not.
+    pub fn holes(&self) -> Vec<&'static str> {
+        self.coverage.holes(EXPECTED)
+    }
+
+    /// One line.
+    pub fn progress(&self) -> String {
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        format!(
+            "{} seeds ({:.1}/s), {} failed, {} client operations, {:.1} simulated hours",
+            self.seeds,
+            self.seeds as f64 / seconds,
+            self.failed,
+            self.operations,
+            self.hours()
+        )
+    }
+
+    /// The end.
+    pub fn report(&self) -> String {
+        let mut text = String::new();
+        for (what, n) in self.coverage.iter() {
+            let _ = writeln!(text, "  {what:<48} {n:>12}");
+        }
+        for hole in self.holes() {
+            let _ = writeln!(text, "  {hole:<48}         HOLE: never reached");
+        }
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        let cpu = cpu_seconds().unwrap_or(seconds);
+        let _ = write!(
+            text,
+            "{} seeds, {} failed, {:.1} simulated hours, {} events, {} client operations ({:.0} a CPU second), {seconds:.0} s",
+            self.seeds,
+            self.failed,
+            self.hours(),
+            self.events,
+            self.operations,
+            self.operations as f64 / cpu.max(0.001),
+        );
+        text
+    }
+
+    fn hours(&self) -> f64 {
+        (self.simulated / u128::from(SECOND)) as f64 / 3600.0
+    }
+}
+
+/// CPU time of this process so far: the sum of user and system ticks of /proc/self/stat.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some(ticks as f64 / 100.0)
+}
