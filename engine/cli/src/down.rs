@@ -18,7 +18,7 @@ pub fn run(DownArgs {}: DownArgs, connect: &ConnectArgs, output: &Output) -> any
     let layout = Layout::read(&root)?
         .with_context(|| format!("{} holds no cluster of 'lockstep up'", root.display()))?;
     block_on(close_devices(&layout))?;
-    let stopped = stop_all(&layout)?;
+    let stopped = stop_all(&layout, layout.nodes.iter());
     for volume in let_go(&layout)? {
         eprintln!(
             "warning: the block device of volume '{volume}' was in use; what uses it gets I/O errors"

@@ -10,6 +10,7 @@ mod demo;
 mod down;
 mod events;
 mod explain;
+mod interrupt;
 mod keeper;
 mod local;
 mod node;

@@ -7,9 +7,9 @@ use anyhow::bail;
 use clap::Args;
 use lockstep_node::units::Size;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connect::{ConnectArgs, block_on};
+use crate::interrupt::Interrupts;
 use crate::local::{Layout, LocalCluster, is_running};
 use crate::output::Output;
 
@@ -71,23 +71,23 @@ pub fn run(args: UpArgs, connect: &ConnectArgs, output: &Output) -> anyhow::Resu
                 eprintln!("{text}");
             }
         };
-        let mut cluster = LocalCluster::start(layout, &tell).await?;
+        let mut interrupts = Interrupts::listen()?;
+        let mut cluster = tokio::select! {
+            started = LocalCluster::start(layout, &tell) => started?,
+            name = interrupts.next() => bail!("{name} came before the cluster stood; what was started is stopped"),
+        };
         let up = describe(&cluster.layout);
         output.one(&up, &usage(&up))?;
         if args.detach {
             cluster.leave_running();
             return Ok(());
         }
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
         let mut ticks = tokio::time::interval(Duration::from_millis(500));
         loop {
             tokio::select! {
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                _ = ticks.tick() => if let Some(ended) = cluster.ended()? {
+                _ = interrupts.next() => break,
+                _ = ticks.tick() => if let Some(ended) = cluster.take_ended()? {
                     tell(&format!("{ended}; the cluster goes on without it"));
-                    break;
                 },
             }
         }

@@ -234,6 +234,14 @@ impl Load {
     }
 }
 
+impl Drop for Load {
+    /// The lanes let go of the volume and end; what is under way is not waited for.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.lose_target();
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

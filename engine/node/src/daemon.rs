@@ -235,6 +235,8 @@ impl Running {
         }
         self.health.set_failed();
         self.voices.drain(..).for_each(|voice| voice.abort());
+        let voice = beat_without_log(self.control.clone(), why.to_owned());
+        self.voices.push(tokio::spawn(voice));
         tracing::error!(
             reason = %why,
             "the raft log failed: I/O goes on while nothing about copies has to change; mend the disk of the data directory and restart this daemon"
@@ -571,6 +573,15 @@ async fn beat(control: Control, bridge: Option<Bridge>, boot: u64) {
             replicas,
             ..Heartbeat::default()
         });
+    }
+}
+
+/// The one thing a node says that goes on without its log.
+async fn beat_without_log(control: Control, why: String) {
+    let mut ticks = tokio::time::interval(heartbeat::EVERY);
+    loop {
+        ticks.tick().await;
+        control.beat_without_log(&why);
     }
 }
 

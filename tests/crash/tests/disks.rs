@@ -367,6 +367,12 @@ fn goes_on_without_its_log(case: &mut Case, victim: &str) {
     let stall = case.load.seen().longest_stall;
     assert!(stall < Duration::from_secs(2), "{stall:?}");
     let asked = if victim == "a1" { "b1" } else { "a1" };
+    let status = case.fleet.good(asked, &["status"]);
+    let told = format!(
+        "node '{victim}' (site {}) serves its copies without its raft log",
+        &victim[..1]
+    );
+    assert!(status.contains(&told), "{status}");
     let shown = case.fleet.json(asked, &["volume", "show", PG]);
     let mut replicas = shown["replicas"].as_array().expect("a list").iter();
     assert!(

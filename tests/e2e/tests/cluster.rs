@@ -65,6 +65,19 @@ fn data_outlives_kill_9_and_down_and_up() {
 }
 
 #[test]
+fn a_node_that_was_removed_is_not_started_again() {
+    let cluster = Cluster::up(2);
+    let removed = cluster.json(&["node", "remove", "b2"]);
+    assert_eq!(removed["removed"], "b2", "{removed:#}");
+    assert!(!cluster.path().join("b2.pid").exists(), "it is stopped");
+    cluster.down();
+    cluster.start(2);
+    let status = cluster.json(&["status"]);
+    assert_eq!(status["nodes"], 4, "{status:#}");
+    assert_eq!(status["attention"], serde_json::json!([]), "{status:#}");
+}
+
+#[test]
 fn bad_input_is_refused_in_words() {
     let cluster = Cluster::up(1);
     let long = "x".repeat(300);

@@ -7,11 +7,13 @@ mod story;
 
 use std::time::Instant;
 
+use anyhow::bail;
 use clap::Args;
 use lockstep_node::units::Size;
 use serde::Serialize;
 
 use crate::connect::block_on;
+use crate::interrupt::Interrupts;
 use crate::output::Output;
 
 /// `lockstep demo`.
@@ -97,7 +99,14 @@ pub fn run(args: DemoArgs, output: &Output) -> anyhow::Result<()> {
         began: Instant::now(),
         to_stderr: json,
     };
-    let summary = block_on(story::run(&args, &teller))?;
+    let summary = block_on(async {
+        let mut interrupts = Interrupts::listen()?;
+        // A story that is dropped in the middle puts away what it has made.
+        tokio::select! {
+            summary = story::run(&args, &teller) => summary,
+            name = interrupts.next() => bail!("stopped by {name} before the end; nothing is left behind"),
+        }
+    })?;
     if json {
         crate::output::print(&serde_json::to_string(&summary)?)?;
     } else {

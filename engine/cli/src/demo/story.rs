@@ -28,14 +28,16 @@ const FILES_BYTES: u64 = 64 << 20;
 const FIRST_HOME: &str = "a1";
 const SECOND_HOME: &str = "b1";
 
+/// Wherever it ends, it is put away in the order of its fields: the loads let go of the volumes, the
+/// file system is unmounted before its device goes, and the daemons stop.
 struct Story<'a> {
     args: &'a DemoArgs,
     teller: &'a Teller,
-    cluster: LocalCluster,
+    summary: Summary,
     loads: Vec<Running>,
     /// With root: a file system on a third volume.
     files: Option<Files>,
-    summary: Summary,
+    cluster: LocalCluster,
 }
 
 /// A volume and the load on it.
@@ -59,25 +61,18 @@ pub async fn run(args: &DemoArgs, teller: &Teller) -> anyhow::Result<Summary> {
     let mut story = Story {
         args,
         teller,
-        cluster,
+        summary,
         loads: Vec::new(),
         files: None,
-        summary,
+        cluster,
     };
-    let result = story.tell().await;
-    for running in &story.loads {
-        running.load.lose_target();
-    }
-    // Unmounted before its device goes, also after a failure.
-    story.files = None;
-    story.cluster.stop();
-    if let Err(error) = result {
+    if let Err(error) = story.tell().await {
         if args.keep {
             teller.tell("the logs of the nodes are in the directory that is kept");
         }
         return Err(error);
     }
-    Ok(story.summary)
+    Ok(story.summary.clone())
 }
 
 impl Story<'_> {
@@ -111,6 +106,7 @@ impl Story<'_> {
             self.show(&client, name).await?;
         }
         self.wait_for_writes("the first write is acknowledged")
+            .await
             .map(drop)
     }
 
@@ -157,9 +153,7 @@ impl Story<'_> {
         let device = self.device(&client, FILES).await?;
         let mount = self.cluster.layout.root().join("mounted");
         let seed = self.summary.seed;
-        let made = device.clone();
-        let files =
-            tokio::task::spawn_blocking(move || Files::create(&made, mount, seed)).await??;
+        let files = tokio::task::block_in_place(|| Files::create(&device, mount, seed))?;
         self.files = Some(files);
         self.teller.tell(&format!(
             "ext4 on volume {FILES} at {}, and a synced file on it",
@@ -179,13 +173,12 @@ impl Story<'_> {
         self.detach(&client, FILES).await?;
         self.attach(&client, FILES, SECOND_HOME).await?;
         let device = self.device(&client, FILES).await?;
-        let whole = tokio::task::spawn_blocking(move || {
+        let whole = tokio::task::block_in_place(|| {
             files.mount(&device)?;
             let whole = files.is_whole();
             files.unmount()?;
             whole
-        })
-        .await??;
+        })?;
         self.summary.file_whole = Some(whole);
         self.teller.tell(&format!(
             "ext4 mounted on {SECOND_HOME}: the file is {}",
@@ -226,7 +219,7 @@ impl Story<'_> {
             .iter()
             .for_each(|running| running.load.begin_counting_changes());
         self.cluster.kill_site("b")?;
-        let stall = self.wait_for_writes("I/O goes on")?;
+        let stall = self.wait_for_writes("I/O goes on").await?;
         self.teller.tell(&format!(
             "the longest of the volumes stood still for {} ms",
             stall.as_millis()
@@ -278,7 +271,7 @@ impl Story<'_> {
             self.teller
                 .tell(&format!("volume {} is open on {SECOND_HOME}", running.name));
         }
-        self.wait_for_writes("I/O goes on in site b")?;
+        self.wait_for_writes("I/O goes on in site b").await?;
         self.summary.reopen_ms = died.elapsed().as_millis() as u64;
         for name in [THREE, TWO] {
             self.show(&client, name).await?;
@@ -326,18 +319,23 @@ impl Story<'_> {
     }
 
     /// Until each volume has acknowledged something new; the longest wait.
-    fn wait_for_writes(&self, what: &str) -> anyhow::Result<Duration> {
+    async fn wait_for_writes(&self, what: &str) -> anyhow::Result<Duration> {
         let mut longest = Duration::ZERO;
         for running in &self.loads {
+            let began = Instant::now();
             let quiet = running.load.quiet_for();
-            match tokio::task::block_in_place(|| running.load.wait_for_write(PATIENCE)) {
-                Some(waited) => longest = longest.max(quiet + waited),
-                None => bail!(
-                    "volume {} acknowledged nothing within {} s",
-                    running.name,
-                    PATIENCE.as_secs()
-                ),
+            // A short wait at a time, so that a signal is heard in between.
+            while tokio::task::block_in_place(|| running.load.wait_for_write(LOOK)).is_none() {
+                if began.elapsed() > PATIENCE {
+                    bail!(
+                        "volume {} acknowledged nothing within {} s",
+                        running.name,
+                        PATIENCE.as_secs()
+                    );
+                }
+                tokio::task::yield_now().await;
             }
+            longest = longest.max(quiet + began.elapsed());
         }
         self.teller.tell(what);
         Ok(longest)

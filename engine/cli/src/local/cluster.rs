@@ -134,9 +134,25 @@ impl LocalCluster {
     /// # Errors
     /// The system's.
     pub fn ended(&mut self) -> anyhow::Result<Option<String>> {
-        for daemon in self.daemons.values_mut() {
+        Ok(self.find_ended()?.map(|(_, words)| words))
+    }
+
+    /// As [`Self::ended`], and no longer counts it as one of those that run.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn take_ended(&mut self) -> anyhow::Result<Option<String>> {
+        let Some((name, words)) = self.find_ended()? else {
+            return Ok(None);
+        };
+        self.daemons.remove(&name);
+        Ok(Some(words))
+    }
+
+    fn find_ended(&mut self) -> anyhow::Result<Option<(String, String)>> {
+        for (name, daemon) in &mut self.daemons {
             if let Some(how) = daemon.ended()? {
-                return Ok(Some(format!("node {} ended: {how}", daemon.node.name)));
+                return Ok(Some((name.clone(), format!("node {name} ended: {how}"))));
             }
         }
         Ok(None)
@@ -219,13 +235,11 @@ impl LocalCluster {
     /// Until every node answers, every pool is known and all voters that there will be vote.
     async fn wait_until_it_stands(&mut self, tell: &dyn Fn(&str)) -> anyhow::Result<()> {
         let nodes = self.layout.nodes.len();
-        let data = self
-            .layout
-            .nodes
-            .iter()
-            .filter(|node| node.kind == NodeKind::Data)
-            .count();
-        let voters = if data >= 4 { 5 } else { 3 };
+        let holds_data = |node: &&LocalNode| node.kind == NodeKind::Data;
+        let data = self.layout.nodes.iter().filter(holds_data).count();
+        // Five if both sites can seat two.
+        let pairs = ["a", "b"].map(|site| self.layout.site(site).filter(holds_data).count() >= 2);
+        let voters = if pairs == [true, true] { 5 } else { 3 };
         let deadline = Instant::now() + PATIENCE;
         let mut told = String::new();
         loop {

@@ -44,9 +44,17 @@ pub async fn close_devices(layout: &Layout) -> anyhow::Result<()> {
 pub fn let_go(layout: &Layout) -> anyhow::Result<Vec<String>> {
     let mut used = Vec::new();
     for node in &layout.nodes {
-        used.extend(devices::let_go(&layout.directory(node))?);
+        used.extend(let_go_of(layout, node)?);
     }
     Ok(used)
+}
+
+/// As [`let_go`], of one node.
+///
+/// # Errors
+/// Its keeper does not do as it is told.
+pub fn let_go_of(layout: &Layout, node: &LocalNode) -> anyhow::Result<Vec<String>> {
+    Ok(devices::let_go(&layout.directory(node))?)
 }
 
 /// Kills the keeper of a node, as the end of its host would.

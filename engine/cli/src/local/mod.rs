@@ -4,9 +4,11 @@
 mod cluster;
 mod devices;
 mod layout;
+mod leave;
 mod process;
 
 pub use cluster::LocalCluster;
 pub use devices::{close_devices, let_go};
 pub use layout::Layout;
+pub use leave::leave;
 pub use process::{is_running, stop_all};

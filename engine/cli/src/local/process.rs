@@ -120,14 +120,11 @@ pub fn is_running(pid_file: &Path) -> bool {
     living(pid_file).is_some()
 }
 
-/// Stops every daemon of a layout that lives, all at once; the number of those stopped.
-///
-/// # Errors
-/// One does not end.
-pub fn stop_all(layout: &Layout) -> anyhow::Result<usize> {
-    let mut living: Vec<_> = layout
-        .nodes
-        .iter()
+/// Stops those daemons that live, all at once; the number of those stopped. One that does not end in
+/// order is killed.
+pub fn stop_all<'a>(layout: &Layout, nodes: impl Iterator<Item = &'a LocalNode> + Clone) -> usize {
+    let mut living: Vec<_> = nodes
+        .clone()
         .filter_map(|node| Some((node, living(&layout.pid_file(node))?)))
         .collect();
     let count = living.len();
@@ -145,10 +142,10 @@ pub fn stop_all(layout: &Layout) -> anyhow::Result<usize> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    for node in &layout.nodes {
+    for node in nodes {
         let _ = std::fs::remove_file(layout.pid_file(node));
     }
-    Ok(count)
+    count
 }
 
 /// `PID START`, where START is the kernel's start time of the process.

@@ -12,6 +12,7 @@ use tonic::Code;
 
 use crate::arguments;
 use crate::connect::{ConnectArgs, words};
+use crate::local;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::volume::{all_volumes, until};
@@ -75,10 +76,17 @@ pub async fn remove(
     }
     take_away(&client, &node, patience).await?;
     let moved: Vec<String> = held.into_iter().map(|copy| copy.volume).collect();
-    let text = format!(
-        "Node '{}' is removed and its certificate is barred. Stop its daemon; what its pools hold is of no use any more.",
-        node.name
-    );
+    let text = match local::leave(&connect.directory(), &node.name)? {
+        Some(home) => format!(
+            "Node '{}' is removed, its certificate is barred and its daemon stopped; {} is of no use any more.",
+            node.name,
+            home.display()
+        ),
+        None => format!(
+            "Node '{}' is removed and its certificate is barred. Stop its daemon; what its pools hold is of no use any more.",
+            node.name
+        ),
+    };
     output.one(
         &Removed {
             removed: node.name,

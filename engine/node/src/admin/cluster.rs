@@ -8,6 +8,7 @@ use lockstep_api::proto::cluster_server::Cluster;
 use lockstep_api::{error, proto, show, wish};
 use lockstep_consensus::ConfState;
 use lockstep_control::{Command, Settings, State, Status as VolumeStatus, View, explain};
+use lockstep_types::NodeId;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
@@ -37,7 +38,12 @@ impl Cluster for Shared {
         let state = self.control().state();
         let (counts, mut attention) = judge_volumes(self, &state);
         let voters_changing = !conf.voters_outgoing.is_empty();
-        attention.extend(concerns(&state, &view, voters_changing));
+        attention.extend(concerns(
+            &state,
+            &view,
+            &self.control().without_log(),
+            voters_changing,
+        ));
         if !view.quorum {
             let words =
                 "the control plane has no leader: nothing can be opened, attached or changed";
@@ -252,13 +258,26 @@ fn voters(conf: &ConfState, state: &State, view: &View) -> Vec<proto::Voter> {
 }
 
 /// What wants attention beside volumes and a quorum that is lost.
-fn concerns(state: &State, view: &View, voters_changing: bool) -> Vec<String> {
-    let silent = state
+fn concerns(
+    state: &State,
+    view: &View,
+    without_log: &BTreeMap<NodeId, String>,
+    voters_changing: bool,
+) -> Vec<String> {
+    let troubled = state
         .nodes
         .values()
-        .filter(|node| !view.answering.contains(&node.id));
-    let mut concerns: Vec<String> = silent
-        .map(|node| format!("node '{}' (site {}) does not answer", node.name, node.site))
+        .filter(|node| !view.answering.contains(&node.id) || without_log.contains_key(&node.id));
+    let mut concerns: Vec<String> = troubled
+        .map(|node| {
+            let (name, site) = (&node.name, &node.site);
+            match without_log.get(&node.id) {
+                None => format!("node '{name}' (site {site}) does not answer"),
+                Some(why) => format!(
+                    "node '{name}' (site {site}) serves its copies without its raft log ({why}): mend the disk of its data directory and restart its daemon"
+                ),
+            }
+        })
         .collect();
     if voters_changing {
         concerns.push(

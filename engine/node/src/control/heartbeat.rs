@@ -39,6 +39,10 @@ pub struct Heartbeat {
     /// The copies it holds.
     #[serde(default)]
     pub replicas: Vec<ReplicaBeat>,
+    /// Why it goes on without its raft log, if it does (decision 0009). It says nothing else then, and
+    /// does not count as a node that answers.
+    #[serde(default)]
+    pub without_log: Option<String>,
 }
 
 /// A copy, as its node sees it.
@@ -105,6 +109,8 @@ pub struct ResyncBeat {
 pub struct Heard {
     me: NodeId,
     last: BTreeMap<NodeId, Beat>,
+    /// Nodes that go on without their raft log: when they said so last, and why.
+    without_log: BTreeMap<NodeId, (Instant, String)>,
 }
 
 #[derive(Debug)]
@@ -136,12 +142,18 @@ impl Heard {
         Self {
             me,
             last: BTreeMap::new(),
+            without_log: BTreeMap::new(),
         }
     }
 
     /// A heartbeat came.
     pub fn note(&mut self, from: NodeId, heartbeat: Heartbeat) {
         let now = Instant::now();
+        if let Some(why) = heartbeat.without_log {
+            self.without_log.insert(from, (now, why));
+            return self.forget(from);
+        }
+        self.without_log.remove(&from);
         let since = match self.last.get(&from) {
             Some(beat) if now - beat.at < FRESH && beat.heartbeat.boot == heartbeat.boot => {
                 beat.since
@@ -175,6 +187,15 @@ impl Heard {
         fresh.chain([self.me]).collect()
     }
 
+    /// Nodes that run, and go on without their raft log; why.
+    pub fn without_log(&self) -> BTreeMap<NodeId, String> {
+        let fresh = self.without_log.iter();
+        fresh
+            .filter(|(_, (at, _))| at.elapsed() < FRESH)
+            .map(|(node, (_, why))| (*node, why.clone()))
+            .collect()
+    }
+
     /// What a node said last, however long ago.
     pub fn last_of(&self, node: NodeId) -> Option<&Heartbeat> {
         self.last.get(&node).map(|beat| &beat.heartbeat)
@@ -204,5 +225,29 @@ impl Heard {
             .iter()
             .map(|(id, beat)| (*id, when(beat)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_its_log_is_told_of_and_does_not_answer() {
+        let (me, other) = (NodeId::from_u128(1), NodeId::from_u128(2));
+        let mut heard = Heard::new(me);
+        heard.note(other, Heartbeat::default());
+        assert_eq!(heard.answering(), [me, other].into());
+        let without = Heartbeat {
+            without_log: Some("EIO".into()),
+            ..Heartbeat::default()
+        };
+        heard.note(other, without);
+        assert_eq!(heard.answering(), [me].into());
+        assert_eq!(heard.without_log(), [(other, "EIO".into())].into());
+        // It was started again.
+        heard.note(other, Heartbeat::default());
+        assert_eq!(heard.answering(), [me, other].into());
+        assert_eq!(heard.without_log(), BTreeMap::new());
     }
 }

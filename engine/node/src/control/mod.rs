@@ -262,6 +262,11 @@ impl Control {
         self.inner.heard.lock().answering()
     }
 
+    /// Nodes that run, and go on without their raft log; why.
+    pub fn without_log(&self) -> BTreeMap<NodeId, String> {
+        self.inner.heard.lock().without_log()
+    }
+
     /// The last heartbeat of each node that answers.
     pub fn heartbeats(&self) -> BTreeMap<NodeId, Heartbeat> {
         self.inner.heard.lock().heartbeats()
@@ -285,6 +290,17 @@ impl Control {
         let body = Bytes::from(serde_json::to_vec(heartbeat).expect("a heartbeat is plain data"));
         self.inner.links.broadcast(&body);
         self.inner.heard.lock().note(self.node(), heartbeat.clone());
+    }
+
+    /// Tells every node that this one goes on without its log.
+    pub fn beat_without_log(&self, why: &str) {
+        let heartbeat = Heartbeat {
+            without_log: Some(why.to_owned()),
+            ..Heartbeat::default()
+        };
+        let body = Bytes::from(serde_json::to_vec(&heartbeat).expect("a heartbeat is plain data"));
+        self.inner.links.broadcast(&body);
+        self.inner.heard.lock().note(self.node(), heartbeat);
     }
 
     /// The cluster generation, once there is a state.
