@@ -54,7 +54,7 @@ pub fn let_go(layout: &Layout) -> anyhow::Result<Vec<String>> {
 /// # Errors
 /// Its keeper does not do as it is told.
 pub fn let_go_of(layout: &Layout, node: &LocalNode) -> anyhow::Result<Vec<String>> {
-    Ok(devices::let_go(&layout.directory(node))?)
+    devices::let_go(&layout.directory(node))
 }
 
 /// Kills the keeper of a node, as the end of its host would.
