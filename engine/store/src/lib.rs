@@ -11,7 +11,7 @@
 //! | `destage`, `work`, `deltas` | from the ring to the place: rounds, what each takes on, what it logs |
 //! | `forward` | from the ring's tail to its head |
 //! | `checkpoint`, `anchor`, `extents`, `sums` | metadata of places; what is free |
-//! | `reads` | from where the newest content lies, verified |
+//! | `reads`, `locate` | from where the newest content lies, verified |
 //! | `recover`, `rescan` | after a stop or a crash: metadata, then the ring |
 //! | `slots`, `table` | replicas, and their durable state |
 //! | `audit` | whether the state contradicts itself |
@@ -36,6 +36,7 @@ mod forward;
 pub mod geometry;
 mod index;
 mod journal;
+mod locate;
 pub mod mutate;
 mod queries;
 mod reads;
