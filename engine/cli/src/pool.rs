@@ -112,11 +112,6 @@ pub fn run(command: PoolCommand, connect: &ConnectArgs, output: &Output) -> anyh
             journal,
             overwrite,
         } => {
-            let directory = Directory::new(connect.directory());
-            let identity = directory
-                .identity()
-                .context("a pool is made on the node that will use it")?;
-            let (cluster, node) = identity.ids()?;
             let new = CreatePool {
                 name: &name,
                 path: &path,
@@ -124,64 +119,83 @@ pub fn run(command: PoolCommand, connect: &ConnectArgs, output: &Output) -> anyh
                 journal,
                 overwrite: overwrite.as_deref(),
             };
-            let made = create(&directory, cluster, node, &new)?;
-            let text = format!(
-                "Pool '{name}': {} with a journal of {}. The daemon opens it at its next start.",
-                Size(made.bytes),
-                Size(made.journal)
-            );
-            let value = Made {
-                name,
-                device: made.device.to_string(),
-                bytes: made.bytes,
-                journal_bytes: made.journal,
-                extents: made.extents,
-            };
-            output.one(&value, &text)
+            make(&new, connect, output)
         }
-        PoolCommand::List { node } => block_on(async {
-            let request = proto::ListPoolsRequest { node };
-            let reply = connect
-                .connect()
-                .await?
-                .pools()
-                .list(request)
-                .await
-                .map_err(words)?
-                .into_inner();
-            let row = |pool: proto::Pool| PoolRow {
-                id: pool.id,
-                name: pool.name,
-                node: pool.node,
-                bytes: pool.bytes,
-                bytes_free: pool.bytes_free,
-                bytes_promised: pool.bytes_promised,
-                copies: pool.replicas,
-                failed: pool.failed,
-            };
-            let mut rows: Vec<_> = reply.pools.into_iter().map(row).collect();
-            rows.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
-            output.list(&rows)
-        }),
-        PoolCommand::Remove { pool, node } => block_on(async {
-            if pool.is_empty() {
-                bail!("name the pool");
-            }
-            let request = proto::RemovePoolRequest {
-                pool: pool.clone(),
-                node,
-            };
-            connect
-                .connect()
-                .await?
-                .pools()
-                .remove(request)
-                .await
-                .map_err(words)?;
-            output.one(
-                &serde_json::json!({ "removed": pool }),
-                &format!("Pool '{pool}' is removed."),
-            )
-        }),
+        PoolCommand::List { node } => block_on(list(node, connect, output)),
+        PoolCommand::Remove { pool, node } => block_on(remove(pool, node, connect, output)),
     }
+}
+
+fn make(new: &CreatePool<'_>, connect: &ConnectArgs, output: &Output) -> anyhow::Result<()> {
+    let directory = Directory::new(connect.directory());
+    let identity = directory
+        .identity()
+        .context("a pool is made on the node that will use it")?;
+    let (cluster, node) = identity.ids()?;
+    let made = create(&directory, cluster, node, new)?;
+    let text = format!(
+        "Pool '{}': {} with a journal of {}. The daemon opens it at its next start.",
+        new.name,
+        Size(made.bytes),
+        Size(made.journal)
+    );
+    let value = Made {
+        name: new.name.to_owned(),
+        device: made.device.to_string(),
+        bytes: made.bytes,
+        journal_bytes: made.journal,
+        extents: made.extents,
+    };
+    output.one(&value, &text)
+}
+
+async fn list(node: String, connect: &ConnectArgs, output: &Output) -> anyhow::Result<()> {
+    let request = proto::ListPoolsRequest { node };
+    let reply = connect
+        .connect()
+        .await?
+        .pools()
+        .list(request)
+        .await
+        .map_err(words)?
+        .into_inner();
+    let row = |pool: proto::Pool| PoolRow {
+        id: pool.id,
+        name: pool.name,
+        node: pool.node,
+        bytes: pool.bytes,
+        bytes_free: pool.bytes_free,
+        bytes_promised: pool.bytes_promised,
+        copies: pool.replicas,
+        failed: pool.failed,
+    };
+    let mut rows: Vec<_> = reply.pools.into_iter().map(row).collect();
+    rows.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
+    output.list(&rows)
+}
+
+async fn remove(
+    pool: String,
+    node: String,
+    connect: &ConnectArgs,
+    output: &Output,
+) -> anyhow::Result<()> {
+    if pool.is_empty() {
+        bail!("name the pool");
+    }
+    let request = proto::RemovePoolRequest {
+        pool: pool.clone(),
+        node,
+    };
+    connect
+        .connect()
+        .await?
+        .pools()
+        .remove(request)
+        .await
+        .map_err(words)?;
+    output.one(
+        &serde_json::json!({ "removed": pool }),
+        &format!("Pool '{pool}' is removed."),
+    )
 }

@@ -2,6 +2,7 @@
 
 mod attach;
 mod policy;
+mod replicas;
 mod view;
 mod wait;
 
@@ -239,56 +240,18 @@ async fn carry_out(command: VolumeCommand, client: &Client, output: &Output) -> 
             )
         }
         VolumeCommand::Explain { volume } => crate::explain::volume(client, output, volume).await,
-        VolumeCommand::SetPolicy(SetPolicyArgs {
-            volume,
-            policy,
-            wait,
-        }) => {
-            let request = proto::SetPolicyRequest {
-                volume,
-                policy: Some(policy.into()),
-            };
-            let changed = volumes
-                .set_policy(request)
-                .await
-                .map_err(words)?
-                .into_inner();
-            settle(changed, &wait, client, output).await
-        }
+        VolumeCommand::SetPolicy(args) => set_policy(args, client, output).await,
         VolumeCommand::AddReplica {
             volume,
-            place: PlaceArgs { node, pool },
+            place,
             wait,
-        } => {
-            let (node, pool) = (node.unwrap_or_default(), pool.unwrap_or_default());
-            let request = proto::AddReplicaRequest { volume, node, pool };
-            let reply = volumes
-                .add_replica(request)
-                .await
-                .map_err(words)?
-                .into_inner();
-            settle(reply.volume.unwrap_or_default(), &wait, client, output).await
-        }
+        } => replicas::add(volume, place, &wait, client, output).await,
         VolumeCommand::MoveReplica {
             volume,
             from,
-            place: PlaceArgs { node, pool },
+            place,
             wait,
-        } => {
-            let (node, pool) = (node.unwrap_or_default(), pool.unwrap_or_default());
-            let request = proto::MoveReplicaRequest {
-                volume,
-                from,
-                node,
-                pool,
-            };
-            let reply = volumes
-                .move_replica(request)
-                .await
-                .map_err(words)?
-                .into_inner();
-            settle(reply.volume.unwrap_or_default(), &wait, client, output).await
-        }
+        } => replicas::move_away(volume, from, place, &wait, client, output).await,
         VolumeCommand::RemoveReplica {
             volume,
             replica,
@@ -300,21 +263,10 @@ async fn carry_out(command: VolumeCommand, client: &Client, output: &Output) -> 
                 replica,
                 even_below_policy,
             };
-            let reply = volumes
-                .remove_replica(request)
-                .await
-                .map_err(words)?
-                .into_inner();
-            removed(reply, &wait, client, output).await
+            replicas::remove(request, &wait, client, output).await
         }
         VolumeCommand::KeepReplica { volume, replica } => {
-            let request = proto::KeepReplicaRequest { volume, replica };
-            let reply = volumes
-                .keep_replica(request)
-                .await
-                .map_err(words)?
-                .into_inner();
-            show(output, reply.volume.unwrap_or_default())
+            replicas::keep(volume, replica, client, output).await
         }
         VolumeCommand::Attach(_) | VolumeCommand::Detach(_) => {
             unreachable!("carried out by their own module")
@@ -396,6 +348,20 @@ async fn delete(
     output.one(&serde_json::json!({ "deleted": volume }), &text)
 }
 
+async fn set_policy(args: SetPolicyArgs, client: &Client, output: &Output) -> anyhow::Result<()> {
+    let request = proto::SetPolicyRequest {
+        volume: args.volume,
+        policy: Some(args.policy.into()),
+    };
+    let changed = client
+        .volumes()
+        .set_policy(request)
+        .await
+        .map_err(words)?
+        .into_inner();
+    settle(changed, &args.wait, client, output).await
+}
+
 /// Shows a volume that was asked to change; with `--wait` once it has.
 async fn settle(
     volume: proto::Volume,
@@ -409,24 +375,6 @@ async fn settle(
     show(
         output,
         wait::until(client, output, &volume.name, wait.patience(), is_settled).await?,
-    )
-}
-
-/// As [`settle`], for a removal: what is left may be fewer copies than the policy asks for.
-async fn removed(
-    reply: proto::ReplicaReply,
-    wait: &WaitArgs,
-    client: &Client,
-    output: &Output,
-) -> anyhow::Result<()> {
-    let volume = reply.volume.unwrap_or_default();
-    if !wait.wait {
-        return show(output, volume);
-    }
-    let is_gone = |volume: &proto::Volume| volume.replicas.iter().all(|it| it.id != reply.replica);
-    show(
-        output,
-        wait::until(client, output, &volume.name, wait.patience(), is_gone).await?,
     )
 }
 

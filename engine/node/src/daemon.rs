@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use lockstep_control::{Command, Node, Outcome};
+use lockstep_control::Node;
 use lockstep_net::tls::{client_config, server_config};
 use lockstep_net::{Certificates, Role, RoleSet};
 use lockstep_types::{ClusterId, NodeId, NodeRole};
@@ -15,18 +15,17 @@ use tokio::sync::mpsc;
 use crate::bridge::Bridge;
 use crate::config::{Config, RoleName};
 use crate::control::heartbeat::{self, Heartbeat};
-use crate::control::{Control, ControlConfig, Feed, ProposeError, admit, keeper};
+use crate::control::{Control, ControlConfig, Feed, admit, keeper};
 use crate::devices::Devices;
 use crate::directory::{Directory, Identity};
 use crate::http::{self, Health};
-use crate::join::found::founding_ca;
 use crate::join::protocol;
 use crate::links::{Links, Peer};
-use crate::listener::{self, Queues};
+use crate::listener::{self, Incoming, Queues};
 use crate::plane::links::ALPN_DATA;
 use crate::plane::{LinkConfig, Plane, PlaneConfig, PlaneReport, RemoteConfig};
 use crate::pool::catalogue::{self, OpenPool};
-use crate::{admin, mint, rebuild};
+use crate::{admin, introduce, mint, rebuild};
 
 /// Connections waiting between the listener and who serves them.
 const INCOMING: usize = 64;
@@ -138,7 +137,6 @@ impl Running {
         let Prepared {
             directory,
             config,
-            identity,
             cluster,
             node,
             ..
@@ -162,38 +160,9 @@ impl Running {
             }
             NodeRole::Witness => None,
         };
-        let (join, joiners) = mpsc::channel(INCOMING);
-        let (raft, incoming) = mpsc::channel(INCOMING);
-        let (admin, administrators) = mpsc::channel(INCOMING);
-        let mut tasks = Vec::new();
-        let listening = listener::listen(
-            config.listen.control,
-            &certificates,
-            Queues { join, raft, admin },
-        )
-        .await?;
-        tasks.push(listening);
-        let (events, link_events) = mpsc::channel(LINK_EVENTS);
-        let links = Links::start(node, Arc::clone(&certificates), incoming, events);
         let (feed, fed) = mpsc::unbounded_channel();
-        let control_config = ControlConfig {
-            cluster,
-            node,
-            role,
-            raft: directory.raft(),
-            found: identity.founder,
-        };
-        let control = Control::start(&control_config, links, feed.clone())?;
-        tokio::spawn(control.clone().follow_links(link_events));
-        tasks.push(tokio::spawn(
-            control.clone().follow_members(known_members(identity)?),
-        ));
-        tasks.push(tokio::spawn(keeper::keep_voters(control.clone())));
-        tokio::spawn(admit::admit(
-            control.clone(),
-            directory.cluster_secret()?,
-            joiners,
-        ));
+        let (control, administrators, mut tasks) =
+            start_control(prepared, &certificates, feed.clone()).await?;
 
         let health = Health::default();
         let (data, plane) = match plane {
@@ -271,6 +240,58 @@ impl Running {
         }
         self.control.stop().await;
     }
+}
+
+/// Opens the control port, and starts this node's part of the control plane with what keeps it going. Also
+/// gives the connections of administrators, and the tasks that end with the daemon.
+async fn start_control(
+    prepared: &Prepared,
+    certificates: &Arc<Certificates>,
+    feed: mpsc::UnboundedSender<Feed>,
+) -> anyhow::Result<(
+    Control,
+    mpsc::Receiver<Incoming>,
+    Vec<tokio::task::JoinHandle<()>>,
+)> {
+    let Prepared {
+        directory,
+        config,
+        identity,
+        ..
+    } = prepared;
+    let (cluster, node) = (prepared.cluster, prepared.node);
+    let (join, joiners) = mpsc::channel(INCOMING);
+    let (raft, incoming) = mpsc::channel(INCOMING);
+    let (admin, administrators) = mpsc::channel(INCOMING);
+    let mut tasks = Vec::new();
+    let listening = listener::listen(
+        config.listen.control,
+        certificates,
+        Queues { join, raft, admin },
+    )
+    .await?;
+    tasks.push(listening);
+    let (events, link_events) = mpsc::channel(LINK_EVENTS);
+    let links = Links::start(node, Arc::clone(certificates), incoming, events);
+    let control_config = ControlConfig {
+        cluster,
+        node,
+        role: role_of(config),
+        raft: directory.raft(),
+        found: identity.founder,
+    };
+    let control = Control::start(&control_config, links, feed)?;
+    tokio::spawn(control.clone().follow_links(link_events));
+    tasks.push(tokio::spawn(
+        control.clone().follow_members(known_members(identity)?),
+    ));
+    tasks.push(tokio::spawn(keeper::keep_voters(control.clone())));
+    tokio::spawn(admit::admit(
+        control.clone(),
+        directory.cluster_secret()?,
+        joiners,
+    ));
+    Ok((control, administrators, tasks))
 }
 
 /// Joins the data plane to the control plane, and takes over the devices that are there. The task ends
@@ -405,7 +426,7 @@ fn introduce_self(
     pools: Vec<(lockstep_types::DeviceId, String, u64)>,
     health: &Health,
 ) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(introduce(
+    tokio::spawn(introduce::introduce(
         control.clone(),
         prepared.directory.clone(),
         prepared.identity.clone(),
@@ -413,129 +434,6 @@ fn introduce_self(
         pools,
         health.clone(),
     ))
-}
-
-/// Commits what this node has to say of itself whenever the state says otherwise.
-async fn introduce(
-    control: Control,
-    directory: Directory,
-    identity: Identity,
-    me: Node,
-    pools: Vec<(lockstep_types::DeviceId, String, u64)>,
-    health: Health,
-) {
-    let mut applied = control.watch();
-    let mut identity = identity;
-    loop {
-        applied.borrow_and_update();
-        keep_members(&control, &directory, &mut identity);
-        match missing(&control, &directory, &identity, &me, &pools) {
-            Ok(None) => {
-                if !health.is_ready() {
-                    health.set_ready(true);
-                    if identity.founder {
-                        // From now on a lost log is a lost log, and no reason to found again.
-                        identity.founder = false;
-                        write_identity(&directory, &identity);
-                    }
-                }
-                if applied.changed().await.is_err() {
-                    return;
-                }
-            }
-            Ok(Some(command)) => match control.propose(command).await {
-                Ok(Outcome::Unchanged)
-                | Err(ProposeError::NotDone(_) | ProposeError::Unknown(_)) => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                Ok(_) => {}
-                Err(ProposeError::Rejected(rejected)) => {
-                    tracing::error!(%rejected, "the cluster refused what this node says of itself");
-                    tokio::time::sleep(Duration::from_secs(10)).await;
-                }
-            },
-            Err(error) => {
-                tracing::error!(error = %format!("{error:#}"), "this node cannot introduce itself");
-                tokio::time::sleep(Duration::from_secs(10)).await;
-            }
-        }
-    }
-}
-
-/// R20: a node that loses its log must still know whom to call.
-fn keep_members(control: &Control, directory: &Directory, identity: &mut Identity) {
-    let members: Vec<protocol::Member> = {
-        let state = control.state();
-        if !state.nodes.contains_key(&control.node()) {
-            return;
-        }
-        let others = state
-            .nodes
-            .values()
-            .filter(|node| node.id != control.node());
-        others.map(admit::member_of).collect()
-    };
-    if members != identity.members {
-        identity.members = members;
-        write_identity(directory, identity);
-    }
-}
-
-fn write_identity(directory: &Directory, identity: &Identity) {
-    if let Err(error) = directory.write_identity(identity) {
-        tracing::error!(%error, "identity.toml could not be rewritten");
-    }
-}
-
-fn missing(
-    control: &Control,
-    directory: &Directory,
-    identity: &Identity,
-    me: &Node,
-    pools: &[(lockstep_types::DeviceId, String, u64)],
-) -> anyhow::Result<Option<Command>> {
-    let state = control.state();
-    anyhow::ensure!(
-        !state.removed.contains(&me.id),
-        "it was removed from the cluster, which refuses its certificate: stop this daemon"
-    );
-    if state.cluster.is_none() {
-        if !identity.founder {
-            // Its state has not arrived yet: it must not call itself ready.
-            return Ok(Some(Command::PutNode(me.clone())));
-        }
-        let (ca_certificate, sealed_ca_key) = founding_ca(directory)?;
-        let (id, _) = identity.ids()?;
-        return Ok(Some(Command::InitCluster {
-            id,
-            name: identity.cluster_name.clone(),
-            ca_certificate,
-            sealed_ca_key,
-        }));
-    }
-    let held = state.nodes.get(&me.id);
-    let differs = held.is_none_or(|held| {
-        held.control_address != me.control_address || held.data_addresses != me.data_addresses
-    });
-    if differs {
-        let cordoned = held.is_some_and(|held| held.cordoned);
-        return Ok(Some(Command::PutNode(Node {
-            cordoned,
-            ..me.clone()
-        })));
-    }
-    let missing = pools
-        .iter()
-        .find(|(device, ..)| !state.pools.contains_key(device));
-    Ok(missing.map(|(device, name, extents)| {
-        Command::PutPool(lockstep_control::Pool {
-            device: *device,
-            node: me.id,
-            name: name.clone(),
-            extents: *extents,
-            free_extents: *extents,
-        })
-    }))
 }
 
 async fn beat(control: Control, bridge: Option<Bridge>, boot: u64) {
@@ -594,8 +492,10 @@ async fn drain(mut feed: mpsc::UnboundedReceiver<Feed>) {
 mod tests {
     use super::*;
     use crate::config::NodeConfig;
+    use crate::control::ProposeError;
     use crate::join::client::{NewNode, join};
-    use crate::join::found::found;
+    use crate::join::found::{found, founding_ca};
+    use lockstep_control::Command;
     use lockstep_net::JoinToken;
 
     fn free_ports() -> (String, String) {

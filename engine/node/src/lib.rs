@@ -12,6 +12,7 @@
 //! | taking over from a daemon that was killed | `ending` |
 //! | making and claiming pools | [`pool`] |
 //! | founding and joining | [`join`] |
+//! | what a node says of itself | `introduce` |
 //! | the control port, and the links between nodes | [`listener`], [`links`], [`frame`] |
 //! | the data plane's thread | [`plane`] |
 //! | forced recovery of the quorum, on a stopped node | [`rebuild`] |
@@ -28,6 +29,7 @@ pub mod directory;
 mod ending;
 pub mod frame;
 pub mod http;
+mod introduce;
 pub mod join;
 pub mod label;
 pub mod links;

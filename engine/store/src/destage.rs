@@ -2,19 +2,16 @@
 //! follows (S2, S4, R25). Order: data, flush, delta pages, tail, reuse.
 
 use crate::api::{DiskOp, Event, Output, Outputs};
-use crate::extents::Mapped;
-use crate::format::{DELTAS_PER_PAGE, Delta, DeltaPage, seeded};
-use crate::index::{EntryId, Forward, Place, Winner, ranked};
+use crate::format::{DELTAS_PER_PAGE, Delta, DeltaPage};
+use crate::index::{EntryId, Forward};
 use crate::mutate::Mutation;
 use crate::reads::Purpose;
-use crate::store::{Op, Phase, Store};
+use crate::store::{Op, Store};
+use crate::work::{Block, Work};
 use bytes::Bytes;
-use lockstep_types::{
-    BLOCK, BlockRange, Checksums, EXTENT_BLOCKS, ExtentIndex, Nanos, RecordKind, Sequence, millis,
-    seconds,
-};
+use lockstep_types::{BLOCK, BlockRange, EXTENT_BLOCKS, Nanos, millis, seconds};
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// Data writes of a round in flight at once.
 const DEPTH: usize = 8;
@@ -22,8 +19,6 @@ const DEPTH: usize = 8;
 const IDLE: Nanos = millis(200);
 /// A record whose payload in the ring is bad is tried again after so long: a repair may have come.
 pub(crate) const BAD_AGAIN: Nanos = seconds(1);
-/// Batches looked at from the tail on to find a round's worth of extents.
-const LOOK: usize = 1024;
 
 /// One round.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -45,28 +40,6 @@ enum Step {
     Logging { pages: usize },
 }
 
-/// What happens to one extent.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Work {
-    slot: u32,
-    index: ExtentIndex,
-    /// Every record at or below the floor that touches it.
-    entries: Vec<EntryId>,
-    newest: Sequence,
-    /// Blocks to be written, and their bytes once read.
-    blocks: BTreeMap<u8, Block>,
-    /// Blocks that become holes.
-    cleared: u64,
-    /// A direct write below the others: its extent becomes the place.
-    direct: Option<Direct>,
-    target: Option<u32>,
-    fresh: bool,
-    /// Something could not be read, or there is no place: the extent waits for a later round.
-    skip: bool,
-    /// Its deltas are in the log, or on their way there.
-    logged: bool,
-}
-
 impl Round {
     /// Extents that were free before it.
     pub fn fresh_targets(&self) -> impl Iterator<Item = u32> + '_ {
@@ -78,22 +51,6 @@ impl Round {
     pub fn targets(&self, extent: u32) -> bool {
         self.extents.iter().any(|w| w.target == Some(extent))
     }
-}
-
-/// One block to be written.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Block {
-    entry: EntryId,
-    sum: u32,
-    bytes: Option<Bytes>,
-}
-
-/// A direct write that gets its place.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Direct {
-    extent: u32,
-    birth: Sequence,
-    sums: Checksums,
 }
 
 impl Store {
@@ -120,7 +77,7 @@ impl Store {
         if !self.destage_due {
             return;
         }
-        let extents = self.choose();
+        let extents = self.choose_work();
         if extents.is_empty() {
             self.destage_due = false;
             return;
@@ -139,136 +96,6 @@ impl Store {
     /// Nothing was written for a while: whatever may be destaged is.
     pub(crate) fn is_idle(&self) -> bool {
         self.now >= self.last_write + IDLE || self.stopping
-    }
-
-    /// The next extents, from the tail on.
-    fn choose(&mut self) -> Vec<Work> {
-        let mut chosen: Vec<(u32, ExtentIndex)> = Vec::new();
-        let mut plain = Vec::new();
-        let most = self.round_extents() as usize;
-        let batches = self.journal.batches.iter().take(LOOK);
-        let durable = batches.take_while(|b| b.durable);
-        for (number, id) in durable.flat_map(|b| b.entries.iter().map(|id| (b.number, *id))) {
-            let Some(entry) = self.index.get(id).filter(|e| e.batch == Some(number)) else {
-                continue;
-            };
-            if entry.hidden || !self.may_destage(entry.slot, entry.stamp.sequence) {
-                continue;
-            }
-            if entry.attached == 0 {
-                plain.push(id);
-                continue;
-            }
-            for index in entry.range.extents() {
-                let key = (entry.slot, index);
-                let here = self.index.holds(id, index);
-                if here && chosen.len() < most && !chosen.contains(&key) {
-                    chosen.push(key);
-                }
-            }
-            if chosen.len() >= most {
-                break;
-            }
-        }
-        for id in plain {
-            self.drop_plain(id);
-        }
-        let works = chosen.into_iter();
-        works
-            .filter_map(|(slot, index)| self.work_of(slot, index))
-            .collect()
-    }
-
-    /// Records without blocks have no place to go to. A size stays until the table has it (R8).
-    fn drop_plain(&mut self, id: EntryId) {
-        let entry = self.index.get(id).expect("looked at by the caller");
-        let written = self.slots[&entry.slot].table_blocks;
-        if entry.kind == RecordKind::Resize && entry.range.start > written {
-            return;
-        }
-        if let Some(entry) = self.take_entry(id) {
-            self.bury(entry.into_ghosts());
-        }
-    }
-
-    /// R25, S4: only at or below the floor that is on disk.
-    pub(crate) fn may_destage(&self, slot: u32, sequence: Sequence) -> bool {
-        let Some(slot) = self.slots.get(&slot) else {
-            return false;
-        };
-        sequence <= slot.durable_floor.sequence || self.broken.is(Mutation::R25DestageAboveFloor)
-    }
-
-    /// What a round does to an extent; none if there is nothing to do, or a record is unreadable.
-    fn work_of(&self, slot: u32, index: ExtentIndex) -> Option<Work> {
-        let up_to = match self.broken.is(Mutation::R25DestageAboveFloor) {
-            true => Sequence(u64::MAX),
-            false => self.slots[&slot].durable_floor.sequence,
-        };
-        let of = |id: &EntryId| self.index.get(*id).expect("listed by extent");
-        let mut entries = self.index.touching(slot, index, up_to);
-        // A copy at or below the floor may still be on its way: what is newer waits for it.
-        let durable = entries.iter().take_while(|id| of(id).durable).count();
-        entries.truncate(durable);
-        if entries.is_empty() {
-            return None;
-        }
-        let mapped = self.extents.find(self.slots[&slot].owner(), index);
-        let newest = entries.iter().map(|id| of(id).stamp.sequence).max();
-        let mut work = Work {
-            slot,
-            index,
-            newest: newest.unwrap_or_default(),
-            blocks: BTreeMap::new(),
-            cleared: 0,
-            direct: None,
-            target: mapped,
-            fresh: false,
-            skip: false,
-            logged: false,
-            entries,
-        };
-        let birth = mapped.map_or(Sequence::ZERO, |e| self.extents.get(e).birth);
-        let newest_first = ranked(&work.entries, self.broken.is(Mutation::S3OldestWins));
-        let (winners, _) = self.index.winners_among(newest_first, index, u64::MAX);
-        for Winner { entry: id, bits } in winners {
-            let entry = of(&id);
-            if entry.bad_until > self.now {
-                return None;
-            }
-            // S3: no older record is written into a newer extent.
-            if entry.stamp.sequence >= birth {
-                self.add_winner(&mut work, id, bits);
-            }
-        }
-        Some(work)
-    }
-
-    fn add_winner(&self, work: &mut Work, id: EntryId, bits: u64) {
-        let entry = self.index.get(id).expect("winners are live");
-        match (entry.kind, entry.place) {
-            (RecordKind::Write, Place::Extent(extent)) => {
-                work.direct = Some(Direct {
-                    extent,
-                    birth: entry.stamp.sequence,
-                    sums: entry.checksums.clone(),
-                });
-            }
-            (RecordKind::Write, _) => {
-                let base = u64::from(work.index) * EXTENT_BLOCKS;
-                for block in (0..EXTENT_BLOCKS as u8).filter(|b| bits & (1 << b) != 0) {
-                    let at = base + u64::from(block) - entry.range.start;
-                    let block_of = Block {
-                        entry: id,
-                        sum: entry.checksums.as_slice()[at as usize],
-                        bytes: None,
-                    };
-                    work.blocks.insert(block, block_of);
-                }
-            }
-            _ if self.broken.is(Mutation::DiscardIgnored) => {}
-            _ => work.cleared |= bits,
-        }
     }
 
     /// Gathers the payloads, from memory or from the ring.
@@ -470,72 +297,6 @@ impl Store {
         }
     }
 
-    fn deltas_of(&self, work: &Work) -> Vec<Delta> {
-        let mut deltas = Vec::new();
-        let slot = &self.slots[&work.slot];
-        let (owner, lineage) = (slot.owner(), slot.meta.lineage);
-        let (index, sequence) = (work.index, work.newest);
-        let Some(extent) = work.target else {
-            return deltas;
-        };
-        let base = u64::from(index) * EXTENT_BLOCKS;
-        let written = |block: u8, sum: u32| {
-            let stored = seeded(lineage, base + u64::from(block), sum);
-            Delta::BlockWritten {
-                extent,
-                block,
-                stored,
-                sequence,
-            }
-        };
-        let mut valid = self.extents.get(extent).valid;
-        if work.fresh || work.direct.is_some() {
-            let direct = work.direct.as_ref().map(|d| d.birth);
-            let birth = direct.unwrap_or_else(|| self.oldest_winner(work));
-            deltas.push(Delta::Mapped {
-                extent,
-                owner,
-                index,
-                birth,
-                sequence,
-            });
-            valid = 0;
-        }
-        if let Some(direct) = &work.direct {
-            let sums = direct.sums.as_slice().iter().enumerate();
-            let below = sums.filter(|(block, _)| !work.blocks.contains_key(&(*block as u8)));
-            deltas.extend(below.map(|(block, sum)| written(block as u8, *sum)));
-            valid = u64::MAX;
-        }
-        for (block, Block { sum, .. }) in &work.blocks {
-            deltas.push(written(*block, *sum));
-            valid |= 1 << block;
-        }
-        let bitmap = valid & !work.cleared;
-        if bitmap == 0 {
-            deltas.push(Delta::Freed { extent });
-        } else if work.cleared != 0 {
-            // Also if nothing is there to be cleared: the extent is as new as the discard (R16).
-            deltas.push(Delta::Valid {
-                extent,
-                bitmap,
-                sequence,
-            });
-        }
-        let replaced = self.extents.find(owner, index);
-        let replaced = replaced.filter(|old| *old != extent);
-        deltas.extend(replaced.map(|extent| Delta::Freed { extent }));
-        deltas
-    }
-
-    /// The oldest record that wins a block of a fresh extent: no older one is written into it later.
-    fn oldest_winner(&self, work: &Work) -> Sequence {
-        let winners = work.blocks.values();
-        let stamps = winners.filter_map(|b| self.index.get(b.entry));
-        let oldest = stamps.map(|e| e.stamp.sequence).min();
-        oldest.unwrap_or(work.newest)
-    }
-
     pub(crate) fn round_delta_written(&mut self) {
         let Some(Round {
             step: Step::Logging { pages },
@@ -601,74 +362,5 @@ impl Store {
             let ghosts = entry.into_ghosts();
             self.bury(ghosts);
         }
-    }
-
-    /// What a delta changes in memory; recovery replays the log through the same function.
-    pub(crate) fn apply_delta(&mut self, delta: &Delta) {
-        match *delta {
-            Delta::BlockWritten {
-                extent,
-                block,
-                stored,
-                sequence,
-            } => {
-                self.sums.set(extent, block, stored);
-                self.change_valid(extent, sequence, |valid| valid | 1 << block);
-            }
-            Delta::Mapped {
-                extent,
-                owner,
-                index,
-                birth,
-                sequence,
-            } => {
-                let entry = Mapped {
-                    owner,
-                    index,
-                    valid: 0,
-                    newest: sequence,
-                    birth,
-                };
-                self.quarantined.retain(|q| q.extent != extent);
-                let replaced = self.extents.map(extent, entry);
-                self.mark_map_dirty(extent);
-                if let Some(old) = replaced {
-                    self.unmap(old);
-                }
-            }
-            Delta::Freed { extent } => self.unmap(extent),
-            Delta::Valid {
-                extent,
-                bitmap,
-                sequence,
-            } => self.change_valid(extent, sequence, |_| bitmap),
-        }
-    }
-
-    fn change_valid(&mut self, extent: u32, newest: Sequence, valid: impl Fn(u64) -> u64) {
-        let mut entry = *self.extents.get(extent);
-        if entry.owner != 0 {
-            entry.valid = valid(entry.valid);
-            entry.newest = entry.newest.max(newest);
-            self.extents.map(extent, entry);
-        }
-        self.mark_map_dirty(extent);
-    }
-
-    /// Takes an extent out of the map. While recovering it is free at once: what names it comes later.
-    fn unmap(&mut self, extent: u32) {
-        self.mark_map_dirty(extent);
-        if !self.extents.unmap(extent) {
-            return;
-        }
-        match self.phase {
-            Phase::Recovering(_) => self.extents.give_back(extent),
-            _ => self.quarantine(extent, 0, self.delta_durable),
-        }
-    }
-
-    pub(crate) fn mark_map_dirty(&mut self, extent: u32) {
-        self.map_dirty
-            .insert(extent / crate::geometry::EXTENTS_PER_MAP_PAGE);
     }
 }

@@ -8,9 +8,10 @@
 //! | `store` | the state, and where the disk's answers go |
 //! | `requests`, `queries` | what may be asked, and looked at |
 //! | `commit`, `journal`, `index` | the ring: group commit, space, what it holds |
-//! | `destage`, `forward` | from the ring to the place, or to the ring's head |
+//! | `destage`, `work`, `deltas` | from the ring to the place: rounds, what each takes on, what it logs |
+//! | `forward` | from the ring's tail to its head |
 //! | `checkpoint`, `anchor`, `extents`, `sums` | metadata of places; what is free |
-//! | `reads` | from where the newest content lies, verified |
+//! | `reads`, `locate` | from where the newest content lies, verified |
 //! | `recover`, `rescan` | after a stop or a crash: metadata, then the ring |
 //! | `slots`, `table` | replicas, and their durable state |
 //! | `audit` | whether the state contradicts itself |
@@ -25,6 +26,7 @@ mod audit;
 mod checkpoint;
 mod commit;
 mod create;
+mod deltas;
 mod destage;
 mod extents;
 /// What lies on the disk, byte by byte.
@@ -34,6 +36,7 @@ mod forward;
 pub mod geometry;
 mod index;
 mod journal;
+mod locate;
 pub mod mutate;
 mod queries;
 mod reads;
@@ -46,6 +49,7 @@ mod slots;
 mod store;
 mod sums;
 mod table;
+mod work;
 
 pub use api::*;
 pub use create::{NewPool, pool_writes};

@@ -6,6 +6,7 @@ use crate::api::{
 };
 use crate::format::{ChecksumPage, seeded};
 use crate::index::{EntryId, Place};
+use crate::locate::{Part, Source};
 use crate::mutate::Mutation;
 use crate::store::{Op, Store};
 use crate::sums::{Sums, page_of};
@@ -56,31 +57,6 @@ struct Job {
     /// Only this record's blocks are wanted, whoever wins them.
     only: Option<EntryId>,
     failed: bool,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Part {
-    range: BlockRange,
-    from: Source,
-    data: Option<Bytes>,
-    /// Raw checksums that the data must have; none while their page is being read.
-    expected: Option<Vec<u32>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Source {
-    Hole,
-    Memory,
-    Ring(u64),
-    /// Data of a journaled direct write.
-    Direct {
-        extent: u32,
-        offset: u64,
-    },
-    Mapped {
-        extent: u32,
-        offset: u64,
-    },
 }
 
 impl Reads {
@@ -141,86 +117,10 @@ impl Store {
     fn start_job(&mut self, mut job: Job, out: &mut Outputs) {
         let key = self.reads.next;
         self.reads.next += 1;
-        job.parts = self.locate(&job);
+        job.parts = self.locate(job.slot, job.range, job.only);
         job.moves = self.moves;
         self.reads.jobs.insert(key, job);
         self.issue(key, out);
-    }
-
-    /// Where each piece of the range lies now.
-    fn locate(&mut self, job: &Job) -> Vec<Part> {
-        let mut parts = Vec::new();
-        for piece in job.range.split_by_extent() {
-            match job.only {
-                Some(id) => parts.push(self.part_of_entry(id, piece)),
-                None => self.locate_piece(job.slot, piece, &mut parts),
-            }
-        }
-        parts
-    }
-
-    fn locate_piece(&mut self, slot: u32, piece: BlockRange, parts: &mut Vec<Part>) {
-        let index = piece.extent();
-        let base = u64::from(index) * EXTENT_BLOCKS;
-        let (winners, left) = self.index.winners(slot, index, piece.bits_in(index));
-        let owner = self.slots[&slot].owner();
-        let mapped = self.extents.find(owner, index);
-        let valid = mapped.map_or(0, |e| self.extents.get(e).valid);
-        let mut at = piece.start;
-        while at < piece.end() {
-            let bit = |block: u64| 1u64 << (block - base);
-            let winner = winners.iter().find(|w| w.bits & bit(at) != 0).copied();
-            let mut end = at + 1;
-            while end < piece.end() {
-                let same = match winner {
-                    Some(w) => w.bits & bit(end) != 0,
-                    None => {
-                        left & bit(end) != 0 && (valid & bit(end) != 0) == (valid & bit(at) != 0)
-                    }
-                };
-                if !same {
-                    break;
-                }
-                end += 1;
-            }
-            let range = BlockRange::new(at, (end - at) as u32);
-            let part = match (winner, mapped) {
-                (Some(w), _) => self.part_of_entry(w.entry, range),
-                (None, Some(extent)) if valid & bit(at) != 0 => {
-                    let offset = self.geometry.extent_offset(extent) + (at - base) * BLOCK as u64;
-                    Part::new(range, Source::Mapped { extent, offset })
-                }
-                _ => Part::new(range, Source::Hole),
-            };
-            parts.push(part);
-            at = end;
-        }
-    }
-
-    fn part_of_entry(&self, id: EntryId, range: BlockRange) -> Part {
-        let entry = self.index.get(id).expect("winners are live");
-        if entry.kind != RecordKind::Write {
-            return Part::new(range, Source::Hole);
-        }
-        let first = (range.start - entry.range.start) as usize;
-        let count = range.count as usize;
-        let expected = entry.checksums.as_slice()[first..first + count].to_vec();
-        let skip = (first * BLOCK) as u64;
-        let mut part = match (&entry.payload, entry.place) {
-            (Some(payload), _) => {
-                let mut part = Part::new(range, Source::Memory);
-                part.data = Some(payload.slice(first * BLOCK..(first + count) * BLOCK));
-                part
-            }
-            (None, Place::Ring(at)) => Part::new(range, Source::Ring(at + skip)),
-            (None, Place::Extent(extent)) => {
-                let offset = self.geometry.extent_offset(extent) + skip;
-                Part::new(range, Source::Direct { extent, offset })
-            }
-            (None, Place::Memory) => unreachable!("a record in memory has its payload"),
-        };
-        part.expected = Some(expected);
-        part
     }
 
     /// Asks the disk for everything that is not here yet.
@@ -630,16 +530,5 @@ impl Job {
             .first()
             .and_then(|p| p.data.clone())
             .unwrap_or_default()
-    }
-}
-
-impl Part {
-    fn new(range: BlockRange, from: Source) -> Self {
-        Self {
-            range,
-            from,
-            data: None,
-            expected: None,
-        }
     }
 }

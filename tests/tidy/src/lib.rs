@@ -7,10 +7,9 @@
 //! | no clock, dice, threads or system calls in pure cores | `tests/purity.rs` |
 //! | where `unsafe` may stand, and what stands above it | `tests/unsafe_code.rs` |
 //! | nothing unfinished, no `unwrap` | `tests/leftovers.rs` |
-//! | lengths of files and functions, as ratchets | `tests/lengths.rs` |
+//! | lengths of files and functions | `tests/lengths.rs` |
 #![forbid(unsafe_code)]
 
-pub mod ratchet;
 pub mod source;
 pub mod workspace;
 

@@ -116,17 +116,7 @@ async fn let_in(
             id: request.token,
             node,
         },
-        Command::PutNode(Node {
-            id: node,
-            name: request.name.clone(),
-            site: request.site.clone(),
-            zone: request.zone.clone(),
-            rack: request.rack.clone(),
-            role: request.role.into(),
-            control_address: request.control_address.clone(),
-            data_addresses: request.data_addresses.clone(),
-            cordoned: false,
-        }),
+        Command::PutNode(asked_for(node, request)),
     ];
     for command in commands {
         control
@@ -165,6 +155,21 @@ fn check_token(token: Option<&Token>, request: &JoinRequest) -> Result<(), Strin
         ));
     }
     Ok(())
+}
+
+/// The node that wants to join, as the state will know it.
+fn asked_for(node: NodeId, request: &JoinRequest) -> Node {
+    Node {
+        id: node,
+        name: request.name.clone(),
+        site: request.site.clone(),
+        zone: request.zone.clone(),
+        rack: request.rack.clone(),
+        role: request.role.into(),
+        control_address: request.control_address.clone(),
+        data_addresses: request.data_addresses.clone(),
+        cordoned: false,
+    }
 }
 
 /// A node as one without the state must know it.

@@ -44,11 +44,11 @@ async fn speak(
     peer: NodeId,
     reader: impl AsyncRead,
     writer: impl AsyncWrite,
-    mut parcels: tokio::sync::mpsc::Receiver<Parcel>,
+    parcels: tokio::sync::mpsc::Receiver<Parcel>,
     up: &mut bool,
 ) -> io::Error {
-    let (pongs, mut to_pong) = tokio::sync::mpsc::channel::<[u8; 8]>(8);
-    let (answered, mut last_answer) = tokio::sync::watch::channel(Instant::now());
+    let (pongs, to_pong) = tokio::sync::mpsc::channel::<[u8; 8]>(8);
+    let (answered, last_answer) = tokio::sync::watch::channel(Instant::now());
     let nonce = crate::mint::bytes::<8>();
     let reading = async {
         let mut reader = std::pin::pin!(BufReader::with_capacity(64 << 10, reader));
@@ -84,47 +84,56 @@ async fn speak(
             }
         }
     };
-    let writing = async {
-        let mut writer = std::pin::pin!(writer);
-        let mut pings = tokio::time::interval(PING_EVERY);
-        let mut buffer = BytesMut::new();
-        loop {
-            tokio::select! {
-                parcel = parcels.recv() => match parcel {
-                    Some(parcel) => put_parcel(&mut buffer, &parcel),
-                    None => return Err(io::Error::other("replaced by a newer connection")),
-                },
-                echo = to_pong.recv() => if let Some(echo) = echo { put(&mut buffer, PONG, &echo) },
-                _ = pings.tick() => put(&mut buffer, PING, &nonce),
-            }
-            // Whatever else is ready goes with it in one write.
-            while buffer.len() < 1 << 20 {
-                match parcels.try_recv() {
-                    Ok(parcel) => put_parcel(&mut buffer, &parcel),
-                    Err(_) => break,
-                }
-            }
-            writer.write_all(&buffer).await?;
-            writer.flush().await?;
-            buffer.clear();
-        }
-    };
-    let watching = async {
-        loop {
-            let last = *last_answer.borrow_and_update();
-            tokio::time::sleep_until(last + SILENCE).await;
-            if *last_answer.borrow() == last {
-                let why = format!("no answer to a ping for {} ms", SILENCE.as_millis());
-                return Err::<(), _>(io::Error::new(io::ErrorKind::TimedOut, why));
-            }
-        }
-    };
     let ended: io::Result<()> = tokio::select! {
         end = reading => end,
-        end = writing => end,
-        end = watching => end,
+        end = keep_writing(writer, parcels, to_pong, nonce) => end,
+        end = watch_silence(last_answer) => end,
     };
     ended.err().unwrap_or_else(|| io::Error::other("ended"))
+}
+
+/// Sends parcels, answers to pings, and pings of its own that say `nonce`.
+async fn keep_writing(
+    writer: impl AsyncWrite,
+    mut parcels: tokio::sync::mpsc::Receiver<Parcel>,
+    mut to_pong: tokio::sync::mpsc::Receiver<[u8; 8]>,
+    nonce: [u8; 8],
+) -> io::Result<()> {
+    let mut writer = std::pin::pin!(writer);
+    let mut pings = tokio::time::interval(PING_EVERY);
+    let mut buffer = BytesMut::new();
+    loop {
+        tokio::select! {
+            parcel = parcels.recv() => match parcel {
+                Some(parcel) => put_parcel(&mut buffer, &parcel),
+                None => return Err(io::Error::other("replaced by a newer connection")),
+            },
+            echo = to_pong.recv() => if let Some(echo) = echo { put(&mut buffer, PONG, &echo) },
+            _ = pings.tick() => put(&mut buffer, PING, &nonce),
+        }
+        // Whatever else is ready goes with it in one write.
+        while buffer.len() < 1 << 20 {
+            match parcels.try_recv() {
+                Ok(parcel) => put_parcel(&mut buffer, &parcel),
+                Err(_) => break,
+            }
+        }
+        writer.write_all(&buffer).await?;
+        writer.flush().await?;
+        buffer.clear();
+    }
+}
+
+/// Ends once no ping has been answered for [`SILENCE`].
+async fn watch_silence(mut last_answer: tokio::sync::watch::Receiver<Instant>) -> io::Result<()> {
+    loop {
+        let last = *last_answer.borrow_and_update();
+        tokio::time::sleep_until(last + SILENCE).await;
+        if *last_answer.borrow() == last {
+            let why = format!("no answer to a ping for {} ms", SILENCE.as_millis());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+    }
 }
 
 async fn deliver(shared: &Shared, event: LinkEvent) -> io::Result<()> {

@@ -6,7 +6,7 @@ use crate::disk::Disk;
 use crate::queue::EventQueue;
 use crate::world::World;
 use crate::world::plan::FaultKind;
-use lockstep_store::{Event, OpenOptions, Output, Recovery, Store, StoreError};
+use lockstep_store::{Event, OpenOptions, Output, ReadData, Recovery, Store, StoreError};
 use lockstep_types::{BLOCK, BlockRange, EXTENT_BLOCKS, Gap, Nanos, ReplicaId, SECOND, VolumeId};
 
 pub fn members(world: &mut World) -> Result<(), String> {
@@ -110,15 +110,7 @@ fn read_whole(
                 }
                 Output::Event(Event::Read { result, .. }) => {
                     match result {
-                        Ok(data) => {
-                            data.pieces
-                                .into_iter()
-                                .for_each(|(count, bytes)| match bytes {
-                                    Some(bytes) => content
-                                        .extend(bytes.chunks_exact(BLOCK).map(<[u8]>::to_vec)),
-                                    None => content.extend((0..count).map(|_| vec![0; BLOCK])),
-                                })
-                        }
+                        Ok(data) => add(&mut content, data),
                         Err(StoreError::Corrupt(_)) if rots => {
                             let count = EXTENT_BLOCKS.min(blocks - content.len() as u64);
                             content.extend((0..count).map(|_| Vec::new()));
@@ -149,4 +141,14 @@ fn read_whole(
         }
     }
     Err("reading it takes for ever".into())
+}
+
+/// What a read gave, block by block.
+fn add(content: &mut Vec<Vec<u8>>, data: ReadData) {
+    for (count, bytes) in data.pieces {
+        match bytes {
+            Some(bytes) => content.extend(bytes.chunks_exact(BLOCK).map(<[u8]>::to_vec)),
+            None => content.extend((0..count).map(|_| vec![0; BLOCK])),
+        }
+    }
 }

@@ -5,7 +5,8 @@ use crate::disk::Disk;
 use crate::rng::Rng;
 use lockstep_store::format::{BatchBuilder, Descriptor, HeaderHash, PoolKey, RecordFlags};
 use lockstep_store::{
-    DiskResult, FormatOptions, Geometry, NewPool, OpenOptions, ReadData, Recovery, StoreError, Tag,
+    DiskResult, FormatOptions, Geometry, NewPool, OpenOptions, ReadData, RecoveredReplica,
+    Recovery, StoreError, Tag,
 };
 use lockstep_types::{
     BLOCK, BlockRange, ClusterId, DeviceId, Gap, Incarnation, NodeId, RecordKind, Sequence,
@@ -19,72 +20,90 @@ impl StoreWorld {
             return Err("the journal is called corrupt on a device that never lied".into());
         }
         for i in 0..self.replicas.len() {
-            let owned = &mut self.replicas[i];
-            let Some(found) = recovery
-                .replicas
-                .iter()
-                .find(|found| found.meta.replica == owned.id)
-            else {
-                let lost = owned.created;
-                owned.voiding = None;
-                if lost && !corrupting {
-                    return Err(format!("replica {i} is gone"));
-                }
-                if lost {
-                    self.ends_with("store: replica lost");
-                    return Ok(());
-                }
-                continue;
+            let id = self.replicas[i].id;
+            let mut all = recovery.replicas.iter();
+            let goes_on = match all.find(|found| found.meta.replica == id) {
+                Some(found) => self.check_found(i, found, recovery.corrupt)?,
+                None => self.check_missing(i)?,
             };
-            owned.created = true;
-            let last = found.last.sequence;
-            let void = owned.voiding.take().map(|(_, cut)| cut);
-            let least = match void {
-                Some(cut) => owned.model.durable.min(cut),
-                None => owned.model.durable,
-            };
-            let says_so = found.meta.gap == Gap::Corrupt || recovery.corrupt;
-            if last < least && !says_so && corrupting && last >= owned.marked {
-                // Beyond the mark the device cannot tell; whoever was acknowledged more can (R4).
-                self.ends_with("store: last batch lost beyond the mark");
-                return Ok(());
+            if !goes_on {
+                break;
             }
-            if last < least && !(corrupting && says_so) {
-                return Err(format!(
-                    "replica {i}: recovered up to {last}, but {least} had been reported durable"
-                ));
-            }
-            if found.meta.floor.sequence > owned.floor.sequence {
-                return Err(format!(
-                    "replica {i}: floor {} was never told to it",
-                    found.meta.floor
-                ));
-            }
-            if last > owned.model.last() {
-                return Err(format!("replica {i}: {last} was never written"));
-            }
-            if found.meta.gap == Gap::Torn {
-                self.coverage.hit("store: replica torn");
-            }
-            if says_so {
-                // It must stop, and does: the owner would resync it. Here it ends.
-                self.ends_with("store: replica gapped");
-                return Ok(());
-            }
-            owned.model.cut(last);
-            owned.model.settle(last);
-            if owned.floor.sequence > last {
-                return Err(format!(
-                    "replica {i}: its floor {} is above its last {last}",
-                    owned.floor
-                ));
-            }
-            // The epoch of the floor does not come back by itself: the owner restates it.
-            let floor = owned.floor.sequence;
-            let keep = Sequence(floor.0.saturating_sub(4000));
-            owned.model.fold(keep);
         }
         Ok(())
+    }
+
+    /// Whether the run goes on without a replica.
+    fn check_missing(&mut self, i: usize) -> Result<bool, String> {
+        let owned = &mut self.replicas[i];
+        let lost = owned.created;
+        owned.voiding = None;
+        if lost && self.plan.corruption == [0; 4] {
+            return Err(format!("replica {i} is gone"));
+        }
+        if lost {
+            self.ends_with("store: replica lost");
+        }
+        Ok(!lost)
+    }
+
+    /// Whether the run goes on with what was found of a replica, in a journal that may be called corrupt.
+    fn check_found(
+        &mut self,
+        i: usize,
+        found: &RecoveredReplica,
+        corrupt: bool,
+    ) -> Result<bool, String> {
+        let corrupting = self.plan.corruption != [0; 4];
+        let owned = &mut self.replicas[i];
+        owned.created = true;
+        let last = found.last.sequence;
+        let void = owned.voiding.take().map(|(_, cut)| cut);
+        let least = match void {
+            Some(cut) => owned.model.durable.min(cut),
+            None => owned.model.durable,
+        };
+        let says_so = found.meta.gap == Gap::Corrupt || corrupt;
+        if last < least && !says_so && corrupting && last >= owned.marked {
+            // Beyond the mark the device cannot tell; whoever was acknowledged more can (R4).
+            self.ends_with("store: last batch lost beyond the mark");
+            return Ok(false);
+        }
+        if last < least && !(corrupting && says_so) {
+            return Err(format!(
+                "replica {i}: recovered up to {last}, but {least} had been reported durable"
+            ));
+        }
+        if found.meta.floor.sequence > owned.floor.sequence {
+            return Err(format!(
+                "replica {i}: floor {} was never told to it",
+                found.meta.floor
+            ));
+        }
+        if last > owned.model.last() {
+            return Err(format!("replica {i}: {last} was never written"));
+        }
+        if found.meta.gap == Gap::Torn {
+            self.coverage.hit("store: replica torn");
+        }
+        if says_so {
+            // It must stop, and does: the owner would resync it. Here it ends.
+            self.ends_with("store: replica gapped");
+            return Ok(false);
+        }
+        owned.model.cut(last);
+        owned.model.settle(last);
+        if owned.floor.sequence > last {
+            return Err(format!(
+                "replica {i}: its floor {} is above its last {last}",
+                owned.floor
+            ));
+        }
+        // The epoch of the floor does not come back by itself: the owner restates it.
+        let floor = owned.floor.sequence;
+        let keep = Sequence(floor.0.saturating_sub(4000));
+        owned.model.fold(keep);
+        Ok(true)
     }
 
     /// The replica has lost something and its owner sees it, or would: here the run ends.

@@ -16,15 +16,12 @@ use crate::rng::Rng;
 use crate::run::{Config, Failure, Outcome};
 use crate::trace::Trace;
 use crate::words;
-use lockstep_store::{
-    AppendContext, DiskToken, Event as StoreEvent, OpenOptions, Output, Recovery, Store, Tag,
-};
+use lockstep_store::{DiskToken, Event as StoreEvent, OpenOptions, Output, Recovery, Store, Tag};
 use lockstep_types::{
-    BlockRange, EXTENT_BLOCKS, Epoch, Incarnation, LineageId, Nanos, RecordKind, ReplicaId,
-    ReplicaMeta, SECOND, Sequence, Stamp, VolumeId, millis,
+    BlockRange, Epoch, Incarnation, LineageId, Nanos, ReplicaId, ReplicaMeta, Sequence, Stamp,
+    VolumeId, millis,
 };
 use model::{Made, Model, Values};
-use plan::HEADERS;
 pub use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -461,17 +458,6 @@ impl StoreWorld {
         }
     }
 
-    fn void(&mut self, i: usize, cut: Sequence) {
-        let (now, tag) = (self.queue.now(), self.tag());
-        self.coverage.hit("store: tail voided");
-        self.say(format_args!("replica {i}: everything above {cut} is void"));
-        self.void_under_reads(i, cut);
-        let owned = &mut self.replicas[i];
-        owned.voiding = Some((tag, cut));
-        let id = owned.id;
-        self.with(|store, out| store.void_above(now, id, cut, tag, out));
-    }
-
     fn done(&mut self, tag: Tag, good: bool) {
         let Some(i) = self
             .replicas
@@ -490,201 +476,6 @@ impl StoreWorld {
             owned.epoch = owned.epoch.next();
         }
         owned.created = true;
-    }
-
-    fn act(&mut self) {
-        if self.left == 0 {
-            return;
-        }
-        self.left -= 1;
-        // Now and then nothing happens for a while, so that idle marks, destaging and checkpoints run.
-        let idle = self.rng.per_cent(3);
-        let wait = if idle {
-            self.rng.between(millis(100), 2 * SECOND)
-        } else {
-            self.rng.about(self.plan.think)
-        };
-        self.queue.after(wait, Event::Act);
-        if self.rng.below(1000) < self.plan.crashes {
-            let kill = self.rng.per_cent(self.plan.kills);
-            let wait = self.rng.below(millis(2));
-            self.disk.slow = self.plan.stuck;
-            return self.queue.after(wait, Event::Crash { kill });
-        }
-        let i = self.rng.below(self.replicas.len() as u64) as usize;
-        let busy = self.store.is_none()
-            || self.recovering
-            || !self.replicas[i].created
-            || self.replicas[i].voiding.is_some()
-            || !self.replicas[i].model.rolling.is_empty();
-        if busy {
-            return;
-        }
-        self.operations += 1;
-        if self.plan.voids > 0 && self.rng.per_cent(self.plan.voids) {
-            let (floor, last) = (self.replicas[i].floor, self.replicas[i].model.last());
-            let cut = Sequence(
-                self.rng
-                    .between(floor.sequence.0, last.0.max(floor.sequence.0)),
-            );
-            return self.void(i, cut);
-        }
-        match self.rng.below(100) as u32 {
-            n if n < self.plan.reads => {
-                let range = self.some_range();
-                self.read(i, range);
-            }
-            n if n < self.plan.reads + self.plan.floors => self.raise_floor(i),
-            n if n < self.plan.reads + self.plan.floors + 3 => self.repair(i),
-            _ => self.write(i),
-        }
-    }
-
-    fn some_range(&mut self) -> BlockRange {
-        let blocks = self.plan.blocks;
-        let area = if self.rng.per_cent(50) { 12 } else { blocks };
-        let start = self.rng.below(area);
-        let most = (EXTENT_BLOCKS - start % EXTENT_BLOCKS).min(1 << self.rng.below(6));
-        BlockRange::new(start, self.rng.between(1, most) as u32)
-    }
-
-    fn read(&mut self, i: usize, range: BlockRange) {
-        let (now, tag) = (self.queue.now(), self.tag());
-        let id = self.replicas[i].id;
-        self.reading.insert(
-            tag,
-            Reading {
-                replica: i,
-                range,
-                from: self.replicas[i].model.durable,
-                voided: BTreeMap::new(),
-            },
-        );
-        self.say(format_args!(
-            "replica {i}: read #{tag} {}..{}",
-            range.start,
-            range.end()
-        ));
-        self.with(|store, out| store.read(now, tag, id, range, out));
-    }
-
-    fn raise_floor(&mut self, i: usize) {
-        let owned = &mut self.replicas[i];
-        if owned.pinned && self.rng.per_cent(97) {
-            return;
-        }
-        let to = self.rng.between(
-            owned.floor.sequence.0,
-            owned.model.durable.0.max(owned.floor.sequence.0),
-        );
-        let floor = Stamp::new(owned.epoch, Sequence(to));
-        if floor > owned.floor {
-            owned.floor = floor;
-            let id = owned.id;
-            self.say(format_args!("replica {i}: floor {floor}"));
-            self.with(|store, _| store.set_floor(id, floor));
-        }
-    }
-
-    fn write(&mut self, i: usize) {
-        let owned = &self.replicas[i];
-        let above: u64 = owned
-            .model
-            .records
-            .range(owned.floor.sequence.next()..)
-            .map(|(_, made)| made.bytes() + HEADERS)
-            .sum();
-        let kind = match self.rng.below(100) as u32 {
-            n if n < self.plan.zeroes => *self
-                .rng
-                .pick(&[RecordKind::Discard, RecordKind::WriteZeroes]),
-            _ => RecordKind::Write,
-        };
-        let mut range = self.some_range();
-        range.count = range.count.min(self.plan.largest());
-        if kind == RecordKind::Write && self.rng.per_cent(self.plan.whole) {
-            range = BlockRange::of_extent(range.extent());
-        }
-        // The protocol keeps what lies above the floor within its window.
-        if !self.plan.has_room(above, range.count) {
-            return self.raise_floor(i);
-        }
-        if kind == RecordKind::Discard && self.rng.per_cent(30) {
-            range = BlockRange::new(0, self.plan.blocks as u32);
-        }
-        let value = match kind {
-            RecordKind::Write if self.rng.per_cent(self.plan.forged) => self.forged(),
-            RecordKind::Write => self.values.next(),
-            _ => 0,
-        };
-        if self
-            .reading
-            .values()
-            .any(|r| r.replica == i && r.range.overlaps(range))
-            && self.rng.per_cent(50)
-        {
-            return;
-        }
-        let owned = &self.replicas[i];
-        let stamp = Stamp::new(owned.epoch, owned.model.last().next());
-        self.append_made(
-            i,
-            Made {
-                stamp,
-                kind,
-                range,
-                value,
-            },
-            true,
-        );
-    }
-
-    fn append_made(&mut self, i: usize, made: Made, fresh: bool) {
-        let now = self.queue.now();
-        let id = self.replicas[i].id;
-        let mut charged = false;
-        if fresh && made.kind == RecordKind::Write {
-            let Some(store) = self.store.as_mut() else {
-                return;
-            };
-            if !store.is_present(id, made.range.extent()) {
-                if self.replicas[i].granted == 0 {
-                    self.replicas[i].granted = store.reserve(id, 4);
-                }
-                if self.replicas[i].granted == 0 {
-                    self.coverage.hit("store: full");
-                    return;
-                }
-                self.replicas[i].granted -= 1;
-                charged = true;
-            }
-        }
-        let owned = &mut self.replicas[i];
-        let record = self.values.record(&made, owned.number);
-        owned.model.append(made.clone());
-        let floor = owned.floor;
-        if self.trace.wants_words() {
-            self.say(format_args!(
-                "replica {i}: append {} {:?} {}..{} value {:#x}",
-                made.stamp,
-                made.kind,
-                made.range.start,
-                made.range.end(),
-                made.value
-            ));
-        }
-        self.with(|store, out| {
-            store.append(
-                id,
-                record,
-                AppendContext {
-                    floor,
-                    charged,
-                    now,
-                },
-                out,
-            )
-        });
     }
 
     fn owned(&mut self, id: ReplicaId) -> &mut Owned {

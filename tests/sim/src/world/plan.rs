@@ -132,11 +132,7 @@ impl Plan {
         let mut faults = rng.split("faults");
         let duration = faults.between(20, 120) * SECOND;
         let mut net = NetFaults::draw(&mut rng.split("net"));
-        let mut every = [None; 12];
-        for (kind, slot) in every.iter_mut().enumerate() {
-            let (on, mean) = (faults.per_cent(45), faults.between(duration / 16, duration));
-            *slot = (on && less.faults_off >> kind & 1 == 0).then_some(mean);
-        }
+        let mut every = draw_every(&mut faults, less, duration);
         if every[FaultKind::Network as usize].is_none() {
             net = NetFaults {
                 give_up: net.give_up,
@@ -158,14 +154,7 @@ impl Plan {
         };
         let operator_on = load.per_cent(60) && !less.no_operator;
         let operator_every = operator_on.then(|| load.between(duration / 20, duration / 2));
-        let count = if less.one_volume {
-            1
-        } else {
-            load.between(1, 3)
-        };
-        let volumes: Vec<VolumePlan> = (0..count)
-            .map(|_| VolumePlan::draw(&mut load, data_nodes))
-            .collect();
+        let volumes = draw_volumes(&mut load, less, data_nodes);
         // `strict` keeps a lost copy's place until an operator gives the site another: not here.
         if volumes.iter().any(|volume| volume.strict) {
             every[FaultKind::Corruption as usize] = None;
@@ -228,6 +217,27 @@ impl Plan {
     pub fn every(&self, kind: FaultKind) -> Option<Nanos> {
         self.every[kind as usize]
     }
+}
+
+/// Mean time between two faults of each kind.
+fn draw_every(faults: &mut Rng, less: &Less, duration: Nanos) -> [Option<Nanos>; 12] {
+    let mut every = [None; 12];
+    for (kind, slot) in every.iter_mut().enumerate() {
+        let (on, mean) = (faults.per_cent(45), faults.between(duration / 16, duration));
+        *slot = (on && less.faults_off >> kind & 1 == 0).then_some(mean);
+    }
+    every
+}
+
+fn draw_volumes(load: &mut Rng, less: &Less, data_nodes: [usize; 2]) -> Vec<VolumePlan> {
+    let count = if less.one_volume {
+        1
+    } else {
+        load.between(1, 3)
+    };
+    (0..count)
+        .map(|_| VolumePlan::draw(load, data_nodes))
+        .collect()
 }
 
 /// The faults that a tenth of the seeds have each, and the node whose pool is small.

@@ -7,7 +7,7 @@ use crate::mutation::{Mutation, ShellMutation};
 use crate::net::NodeIndex;
 use lockstep_consensus::log::LogIdentity;
 use lockstep_consensus::voters::{self, Candidate, Change, Seat};
-use lockstep_consensus::{Config, Input as VoterInput, Reconfiguration};
+use lockstep_consensus::{Config, Input as VoterInput, Reconfiguration, Status};
 use lockstep_control::Command;
 use lockstep_types::{Nanos, NodeRole, SECOND, millis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -236,27 +236,7 @@ impl World {
                 .expect("as above")
                 .founded = true;
         }
-        let learning = add
-            .keys()
-            .all(|id| status.conf.learners.contains(id) || status.conf.voters.contains(id));
-        let caught_up = |id: &u64| {
-            status
-                .progress
-                .iter()
-                .any(|p| p.raft_id == *id && p.matched + 2 >= status.last)
-        };
-        let change = if !learning {
-            Reconfiguration {
-                learners: add.keys().copied().collect(),
-                ..Reconfiguration::default()
-            }
-        } else if add.keys().all(caught_up) {
-            Reconfiguration {
-                voters: add.keys().copied().collect(),
-                remove,
-                ..Reconfiguration::default()
-            }
-        } else {
+        let Some(change) = next_step(&status, &add, remove) else {
             return;
         };
         self.electorate.tickets += 1;
@@ -347,4 +327,33 @@ impl World {
     pub(super) fn log_latency(&mut self) -> Nanos {
         self.dice.between(100_000, millis(4))
     }
+}
+
+/// What the leader asks for next: those who join learn, and once they have caught up they vote, in place of
+/// those who leave.
+fn next_step(
+    status: &Status,
+    add: &BTreeMap<u64, NodeIndex>,
+    remove: BTreeSet<u64>,
+) -> Option<Reconfiguration> {
+    let learning = add
+        .keys()
+        .all(|id| status.conf.learners.contains(id) || status.conf.voters.contains(id));
+    let caught_up = |id: &u64| {
+        status
+            .progress
+            .iter()
+            .any(|p| p.raft_id == *id && p.matched + 2 >= status.last)
+    };
+    if !learning {
+        return Some(Reconfiguration {
+            learners: add.keys().copied().collect(),
+            ..Reconfiguration::default()
+        });
+    }
+    add.keys().all(caught_up).then(|| Reconfiguration {
+        voters: add.keys().copied().collect(),
+        remove,
+        ..Reconfiguration::default()
+    })
 }
