@@ -51,7 +51,8 @@ pub(crate) struct Direct {
 impl Store {
     /// The next extents, from the tail on.
     pub(crate) fn choose_work(&mut self) -> Vec<Work> {
-        let mut chosen: Vec<(u32, ExtentIndex)> = Vec::new();
+        let mut chosen = Vec::new();
+        let mut looked_at: Vec<(u32, ExtentIndex)> = Vec::new();
         let mut plain = Vec::new();
         let most = self.round_extents() as usize;
         let batches = self.journal.batches.iter().take(LOOK);
@@ -70,8 +71,10 @@ impl Store {
             for index in entry.range.extents() {
                 let key = (entry.slot, index);
                 let here = self.index.holds(id, index);
-                if here && chosen.len() < most && !chosen.contains(&key) {
-                    chosen.push(key);
+                if here && chosen.len() < most && !looked_at.contains(&key) {
+                    looked_at.push(key);
+                    // What cannot be done now keeps nothing behind it from its turn.
+                    chosen.extend(self.work_of(entry.slot, index));
                 }
             }
             if chosen.len() >= most {
@@ -81,10 +84,7 @@ impl Store {
         for id in plain {
             self.drop_plain(id);
         }
-        let works = chosen.into_iter();
-        works
-            .filter_map(|(slot, index)| self.work_of(slot, index))
-            .collect()
+        chosen
     }
 
     /// Records without blocks have no place to go to. A size stays until the table has it (R8).

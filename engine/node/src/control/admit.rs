@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use lockstep_control::{Command, Fate, Node, Token};
+use lockstep_control::{Command, Fate, Node, Proposal, State, Token};
 use lockstep_net::{JoinToken, PeerIdentity};
 use lockstep_types::{NodeId, NodeRole};
 use tokio::sync::mpsc;
 
-use super::Control;
 use super::notes::good_for;
+use super::{Control, ProposeError};
 use crate::frame;
 use crate::join::found::{NODE_LIFE, sign, unix_now};
 use crate::join::protocol::{
@@ -54,11 +54,11 @@ async fn serve(
             tell(control, Fate::Issued, whose, detail);
             JoinReply::Joined(joined)
         }
-        Err(why) => {
+        Err(Refusal { why, ask_another }) => {
             tracing::warn!(address = %joiner.address, name = %request.name.escape_default(), %why, "a joiner was refused");
             let whose = format!("a joiner at {}", joiner.address.ip());
             tell(control, Fate::Denied, whose, why.clone());
-            JoinReply::Refused { why }
+            JoinReply::Refused { why, ask_another }
         }
     };
     frame::write_json(&mut joiner.stream, &reply).await?;
@@ -71,28 +71,65 @@ fn tell(control: &Control, fate: Fate, whose: String, detail: String) {
     tokio::spawn(async move { control.note_certificate(fate, whose, detail).await });
 }
 
+/// Why a joiner is not let in.
+#[derive(Debug)]
+struct Refusal {
+    why: String,
+    /// It is this member that cannot.
+    ask_another: bool,
+}
+
+impl Refusal {
+    fn of_this_member(why: impl ToString) -> Self {
+        Self {
+            why: why.to_string(),
+            ask_another: true,
+        }
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self {
+            why,
+            ask_another: false,
+        }
+    }
+}
+
+impl From<ProposeError> for Refusal {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Rejected(why) => why.to_string().into(),
+            ProposeError::NotDone(why) | ProposeError::Unknown(why) => Self::of_this_member(why),
+        }
+    }
+}
+
 async fn let_in(
     control: &Control,
     secret: Option<[u8; 32]>,
     request: &JoinRequest,
-) -> Result<Joined, String> {
+) -> Result<Joined, Refusal> {
     let Some(secret) = secret else {
-        return Err(
-            "this member is a witness and cannot sign certificates; ask a data node".into(),
-        );
+        return Err(Refusal::of_this_member(
+            "this member is a witness and cannot sign certificates; ask a data node",
+        ));
     };
     let node: NodeId = request
         .node
         .parse()
-        .map_err(|_| "it sent a malformed node id")?;
-    control.catch_up().await.map_err(|e| e.to_string())?;
+        .map_err(|_| "it sent a malformed node id".to_owned())?;
+    control.catch_up().await.map_err(Refusal::of_this_member)?;
+    let asked = Command::PutNode(asked_for(node, request));
     let (cluster, members) = {
         let state = control.state();
-        check_token(state.tokens.get(&request.token), request)?;
+        check_token(state.tokens.get(&request.token), node, request)?;
+        would_do(&state, &asked)?;
         let cluster = state
             .cluster
             .clone()
-            .ok_or("this member has no cluster yet; try again")?;
+            .ok_or_else(|| Refusal::of_this_member("this member has no cluster yet; try again"))?;
         let members = state.nodes.values().map(member_of).collect();
         (cluster, members)
     };
@@ -101,7 +138,7 @@ async fn let_in(
         role: request.role.into(),
         node,
     };
-    // Signed before anything is committed: a request that cannot be signed uses up no token.
+    // Tried and signed before anything is committed: a request that comes to nothing uses up no token.
     let certificate = sign(
         cluster.id,
         &cluster.ca_certificate,
@@ -116,18 +153,15 @@ async fn let_in(
             id: request.token,
             node,
         },
-        Command::PutNode(asked_for(node, request)),
+        asked,
     ];
     for command in commands {
-        control
-            .propose_patiently(command)
-            .await
-            .map_err(|e| e.to_string())?;
+        control.propose_patiently(command).await?;
     }
     Ok(Joined {
         cluster: cluster.id.to_string(),
         ca_certificate: String::from_utf8(cluster.ca_certificate)
-            .map_err(|_| "the CA certificate is not PEM")?,
+            .map_err(|_| "the CA certificate is not PEM".to_owned())?,
         certificate,
         cluster_secret: (request.role == Role::Data).then(|| to_hex(&secret)),
         members,
@@ -135,12 +169,14 @@ async fn let_in(
 }
 
 /// One answer for every token that is not good, so that nothing can be learnt by trying.
-fn check_token(token: Option<&Token>, request: &JoinRequest) -> Result<(), String> {
+fn check_token(token: Option<&Token>, node: NodeId, request: &JoinRequest) -> Result<(), String> {
     let shown = from_hex::<16>(&request.secret);
     let good = token.filter(|token| {
         let known =
             shown.is_some_and(|shown| JoinToken::secret_matches(&token.secret_hash, &shown));
-        known && token.used_by.is_none() && token.expires_unix > unix_now()
+        // One that lost the answer asks again.
+        let free = token.used_by.is_none_or(|by| by == node);
+        known && free && token.expires_unix > unix_now()
     });
     let Some(token) = good else {
         return Err(
@@ -155,6 +191,17 @@ fn check_token(token: Option<&Token>, request: &JoinRequest) -> Result<(), Strin
         ));
     }
     Ok(())
+}
+
+/// Whether the state would take a command as it is now; what the rules have against it.
+fn would_do(state: &State, command: &Command) -> Result<(), String> {
+    let proposal = Proposal {
+        at_unix_ms: unix_now() * 1000,
+        command: command.clone(),
+    };
+    let mut tried = state.clone();
+    let applied = tried.apply(state.applied + 1, &proposal);
+    applied.result.map(drop).map_err(|why| why.to_string())
 }
 
 /// The node that wants to join, as the state will know it.
@@ -182,5 +229,51 @@ pub(crate) fn member_of(node: &Node) -> Member {
         node: node.id.to_string(),
         role,
         address: node.control_address.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_once_and_again_for_the_node_that_lost_the_answer() {
+        let secret = JoinToken {
+            id: 1,
+            secret: [7; 16],
+            ca_sha256: [0; 32],
+            addresses: Vec::new(),
+        };
+        let request = JoinRequest {
+            token: 1,
+            secret: to_hex(&secret.secret),
+            node: String::new(),
+            name: "b1".into(),
+            site: "b".into(),
+            zone: String::new(),
+            rack: String::new(),
+            role: Role::Data,
+            control_address: String::new(),
+            data_addresses: Vec::new(),
+            certificate_request: String::new(),
+        };
+        let (one, other) = (NodeId::from_u128(1), NodeId::from_u128(2));
+        let token = |used_by, expires_unix| Token {
+            secret_hash: secret.secret_sha256(),
+            expires_unix,
+            role: NodeRole::Data,
+            used_by,
+        };
+        let checked = |token: Token| check_token(Some(&token), one, &request);
+        assert_eq!(checked(token(None, u64::MAX)), Ok(()));
+        assert_eq!(checked(token(Some(one), u64::MAX)), Ok(()));
+        assert!(checked(token(Some(other), u64::MAX)).is_err(), "used");
+        assert!(checked(token(None, 1)).is_err(), "expired");
+        let witness = Token {
+            role: NodeRole::Witness,
+            ..token(None, u64::MAX)
+        };
+        assert!(checked(witness).is_err(), "another role");
+        assert!(check_token(None, one, &request).is_err(), "unknown");
     }
 }

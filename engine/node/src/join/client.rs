@@ -127,7 +127,11 @@ async fn ask_members(token: &JoinToken, request: &JoinRequest) -> anyhow::Result
         let answer = tokio::time::timeout(ANSWER, ask(address, token, request)).await;
         match answer {
             Ok(Ok(JoinReply::Joined(joined))) => return Ok(joined),
-            Ok(Ok(JoinReply::Refused { why })) => bail!("the cluster refused: {why}"),
+            Ok(Ok(JoinReply::Refused {
+                why,
+                ask_another: true,
+            })) => failures.push(format!("{address}: {why}")),
+            Ok(Ok(JoinReply::Refused { why, .. })) => bail!("the cluster refused: {why}"),
             Ok(Err(error)) => {
                 let why = refusal_of_io(&error)
                     .map_or_else(|| error.to_string(), |refused| refused.to_string());
@@ -140,7 +144,7 @@ async fn ask_members(token: &JoinToken, request: &JoinRequest) -> anyhow::Result
         }
     }
     bail!(
-        "no member of the token could be asked; check that one of them runs and can be reached:\n  {}",
+        "no member of the token let this node in; check that one of them runs, can be reached and has a quorum:\n  {}",
         failures.join("\n  ")
     )
 }

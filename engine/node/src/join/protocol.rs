@@ -47,6 +47,9 @@ pub enum JoinReply {
     Refused {
         /// For people.
         why: String,
+        /// Another member may let it in.
+        #[serde(default)]
+        ask_another: bool,
     },
 }
 

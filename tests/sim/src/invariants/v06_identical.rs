@@ -38,14 +38,25 @@ pub fn members(world: &mut World) -> Result<(), String> {
                 && world.plan.every(FaultKind::Corruption).is_some();
             let found = read_whole(slot.disk.clone(), *member, record.blocks, rots)
                 .map_err(|why| format!("{volume:?} on {name}: {why}"))?;
-            match &first {
+            match &mut first {
                 None => first = Some((name, found)),
-                Some((other, expected)) => compare(volume, other, expected, &name, &found)?,
+                Some((other, expected)) => {
+                    compare(volume, other, expected, &name, &found)?;
+                    know_more(expected, found);
+                }
             }
         }
         world.coverage.hit("quiescence: copies compared");
     }
     Ok(())
+}
+
+/// What the first copies could not be read of is compared with later ones as the next one has it.
+fn know_more(expected: &mut [Vec<u8>], found: Vec<Vec<u8>>) {
+    let pairs = expected.iter_mut().zip(found);
+    for (known, more) in pairs.filter(|(known, _)| known.is_empty()) {
+        *known = more;
+    }
 }
 
 fn compare(
