@@ -6,6 +6,7 @@ mod checks;
 mod finish;
 mod model;
 mod plan;
+mod script;
 
 use crate::coverage::Coverage;
 use crate::disk::Disk;
@@ -26,6 +27,7 @@ use lockstep_types::{
 use model::{Made, Model, Values};
 use plan::HEADERS;
 pub use plan::Plan;
+pub use script::Step;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A run with more events than this goes round in circles.
@@ -495,6 +497,9 @@ impl StoreWorld {
     fn act(&mut self) {
         if self.left == 0 {
             return;
+        }
+        if !self.plan.script.is_empty() {
+            return self.follow_script();
         }
         self.left -= 1;
         // Now and then nothing happens for a while, so that idle marks, destaging and checkpoints run.
