@@ -225,6 +225,11 @@ pub const ALL: &[Scenario] = &[
         run: protocol::late_appends,
     },
     Scenario {
+        name: "late-appends-in-silence",
+        about: "the same, before the new one has written anything (R3)",
+        run: protocol::late_appends_in_silence,
+    },
+    Scenario {
         name: "seal-during-flush",
         about: "SEAL meets appends that are not durable yet (R10)",
         run: protocol::seal_during_flush,
