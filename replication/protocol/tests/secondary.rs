@@ -233,18 +233,64 @@ fn r3_nothing_below_the_promise_is_answered() {
     bench.ask(B, 2, RequestBody::Seal);
     let promised = Epoch(2);
     let range = BlockRange::new(0, 1);
+    let (id, from, stamp) = (5, 0, Stamp::ZERO);
+    let resync = ResyncNumber(6);
+    let cut = Cut {
+        stamp,
+        resync,
+        shadow_from: Sequence::ZERO,
+    };
+    let than = Sequence::ZERO;
+    let copy = RequestBody::Copy {
+        id,
+        resync: None,
+        read_at: stamp,
+        kind: RecordKind::Discard,
+        range,
+        checksums: Checksums::none(),
+        payload: Bytes::new(),
+    };
+    let certify = RequestBody::Certify {
+        id,
+        resync,
+        last: than,
+        floor: stamp,
+        blocks: 64,
+        history: Vec::new(),
+    };
+    let asked = bench.store.last_tag;
     for body in [
         append(1, 1, false),
-        RequestBody::Read { id: 5, range },
+        copy,
+        certify,
+        RequestBody::Read { id, range },
         RequestBody::Seal,
+        RequestBody::FetchRecord { id, stamp },
+        RequestBody::Open {
+            base: than,
+            blocks: 64,
+        },
+        RequestBody::Reserve { id, extents: 1 },
+        RequestBody::Release,
+        RequestBody::JoinState { id },
+        RequestBody::ExtentsNewer { id, than, from },
+        RequestBody::ExtentsPresent { id, from },
+        RequestBody::JoinCut { id, cut },
+        RequestBody::ShadowStart {
+            from: Sequence(1000),
+        },
+        RequestBody::ExtentSums { id, index: 0 },
     ] {
-        assert_eq!(
-            bench.ask(A, 1, body),
-            [ReplyBody::Refused { promised }],
-            "not even before the new promise is durable"
-        );
+        let what = format!("{body:?}, not even before the new promise is durable");
+        let refused = [ReplyBody::Refused { promised }];
+        assert_eq!(bench.ask(A, 1, body), refused, "{what}");
     }
     assert_eq!(bench.store.appended, []);
+    assert_eq!(
+        bench.store.last_tag, asked,
+        "the store was asked for nothing"
+    );
+    assert_eq!(bench.secondary.meta().promised, promised);
 }
 
 #[test]

@@ -295,6 +295,7 @@ impl Primary {
     /// A member reported by [`PrimaryOut::Slow`] goes, with the node's consent. What changed since it
     /// was reported may still spare it.
     pub fn evict_slow(&mut self, now: Nanos, replica: ReplicaId, out: &mut Vec<PrimaryOut>) {
+        self.forgive_gap(now);
         if !self.may_go_softly(replica) {
             return;
         }

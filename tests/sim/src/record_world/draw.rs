@@ -257,7 +257,9 @@ impl Draw {
             if self.rng.per_cent(20) {
                 remove.extend(members);
             }
-        } else {
+        }
+        // One for another, at once, is how `strict` exchanges a member.
+        if remove.is_empty() || self.rng.per_cent(25) {
             let joiner = self.outside(volume);
             add.insert(joiner, self.life(volume, joiner));
         }

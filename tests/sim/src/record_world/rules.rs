@@ -112,7 +112,7 @@ fn who_may_write(before: &State, command: &Command, after: &State) -> Result<(),
     match command {
         Command::ChangeInSync { volume, .. } => {
             let (was, is) = (&before.volumes[volume], &after.volumes[volume]);
-            change_of_members(before, command, was)?;
+            change_of_members(before, command, was, is)?;
             let strict = was.policy.rpo == Rpo::Strict;
             let kept = owed_sites(before, was);
             let gone = &(&sites(before, was) - &sites(after, is)) & &kept;
@@ -129,10 +129,16 @@ fn who_may_write(before: &State, command: &Command, after: &State) -> Result<(),
     }
 }
 
-fn change_of_members(before: &State, command: &Command, was: &Volume) -> Result<(), Broken> {
+fn change_of_members(
+    before: &State,
+    command: &Command,
+    was: &Volume,
+    is: &Volume,
+) -> Result<(), Broken> {
     let Command::ChangeInSync {
         expected,
         node,
+        remove,
         add,
         ..
     } = command
@@ -164,7 +170,14 @@ fn change_of_members(before: &State, command: &Command, was: &Volume) -> Result<
             "a copy was certified in a site without a voter",
         )?;
     }
-    Ok(())
+    let mut proposed = was.membership.in_sync.clone();
+    proposed.retain(|id, _| !remove.contains(id));
+    proposed.extend(add);
+    must(
+        is.membership.in_sync == proposed,
+        "R1",
+        "the in-sync set is another than the one proposed",
+    )
 }
 
 fn promotion(command: &Command, was: &Volume, is: &Volume) -> Result<(), Broken> {
@@ -188,6 +201,16 @@ fn promotion(command: &Command, was: &Volume, is: &Volume) -> Result<(), Broken>
         is.membership.epoch > was.membership.epoch,
         "R9",
         "a promotion without a new epoch",
+    )?;
+    must(
+        is.membership.primary == Some(*node),
+        "R9",
+        "another became primary than was proposed",
+    )?;
+    must(
+        is.membership.caretaker == attachment.is_none(),
+        "R12",
+        "a primary of an attachment counts as a caretaker, or the other way round",
     )?;
     let Some(named) = attachment else {
         let mut here = was.membership.in_sync.keys();

@@ -45,6 +45,11 @@ pub const ALL: &[Scenario] = &[
         run: store::every_step,
     },
     Scenario {
+        name: "store-cut-while-rolling",
+        about: "power cuts between every two steps of a tail that is rolled forward (R11)",
+        run: store::cut_while_rolling,
+    },
+    Scenario {
         name: "store-pinned",
         about: "the ring wraps while the floor of one volume stands still (S5)",
         run: store::pinned,
@@ -78,6 +83,11 @@ pub const ALL: &[Scenario] = &[
         name: "store-pinned-holes",
         about: "discards of a volume whose floor hardly moves (S5)",
         run: store::pinned_holes,
+    },
+    Scenario {
+        name: "store-overtaken-discard",
+        about: "a discard is destaged while an older write of its extent is copied forward past it (S5)",
+        run: store::overtaken_discard,
     },
     Scenario {
         name: "store-void-in-flight",
@@ -213,6 +223,11 @@ pub const ALL: &[Scenario] = &[
         name: "late-appends",
         about: "what the old primary sent arrives under the new one (R3)",
         run: protocol::late_appends,
+    },
+    Scenario {
+        name: "late-appends-in-silence",
+        about: "the same, before the new one has written anything (R3)",
+        run: protocol::late_appends_in_silence,
     },
     Scenario {
         name: "seal-during-flush",

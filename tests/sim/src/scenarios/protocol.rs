@@ -242,6 +242,31 @@ pub fn late_appends(config: &Config) -> Outcome {
     })
 }
 
+/// The same, and nobody writes from the cut until they have arrived: what arrives follows upon the last
+/// record of the new epoch. Without R3's comparison in appends: it is taken for its next ones, those that
+/// the new primary sends under the same sequences are taken for known, and one acknowledgement later they
+/// count as durable where they are not.
+pub fn late_appends_in_silence(config: &Config) -> Outcome {
+    let busy = |plan: &mut Plan| {
+        plan.think = millis(10);
+        plan.net.give_up = 30 * SECOND;
+        plan.duration = 70 * SECOND;
+    };
+    scripted_by(config, [2, 1], "a=2,b=1", busy, |world| {
+        world.at(CUT, |w| {
+            for to in ["a2", "b1", "w"] {
+                w.clog("a1", to, CUT + 9 * SECOND);
+            }
+        });
+        world.at(CUT + millis(40), |w| {
+            w.hush(true);
+            w.publish_at("b1");
+        });
+        world.at(CUT + 10 * SECOND, |w| w.hush(false));
+        world.at(CUT + 40 * SECOND, |w| w.expect_in_sync(&["a1", "a2", "b1"]));
+    })
+}
+
 /// The volume moves while devices take their time: SEAL meets appends that are accepted and not durable.
 /// Without R10: the answer lacks them, and what it lacks turns up later.
 pub fn seal_during_flush(config: &Config) -> Outcome {

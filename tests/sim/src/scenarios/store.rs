@@ -2,8 +2,8 @@
 
 use crate::rng::Rng;
 use crate::run::{Config, Outcome, Words};
-use crate::store_world::{Plan, run_counting, run_plan};
-use lockstep_types::{EXTENT_BLOCKS, millis};
+use crate::store_world::{Plan, Step, run_counting, run_plan};
+use lockstep_types::{BlockRange, EXTENT_BLOCKS, RecordKind, millis};
 
 /// A healthy device and a small pool; the scenario says the rest.
 fn calm(config: &Config) -> (Plan, Rng) {
@@ -35,6 +35,28 @@ pub fn every_step(config: &Config) -> Outcome {
     plan.think = millis(4);
     plan.reads = 5;
     plan.floors = 40;
+    cut_at_every_step(config, plan, rng)
+}
+
+/// The power goes a second time while the tail is rolled forward that the first cut left. Without R11: a
+/// record is appended again under the next epoch, the older one of its sequence is forgotten at once, the
+/// anchor moves the tail past it, and the power goes before the younger one is durable. Neither is there any
+/// more, and it had been acknowledged.
+pub fn cut_while_rolling(config: &Config) -> Outcome {
+    let (mut plan, rng) = calm(config);
+    plan.replicas = 1;
+    plan.blocks = 2 * EXTENT_BLOCKS;
+    plan.actions = 24;
+    plan.think = millis(4);
+    plan.reads = 5;
+    plan.floors = 5;
+    plan.whole = 0;
+    plan.crashes = 120;
+    cut_at_every_step(config, plan, rng)
+}
+
+/// Lives a short life, and then once more for each of its disk operations, with the power cut right there.
+fn cut_at_every_step(config: &Config, plan: Plan, rng: Rng) -> Outcome {
     let (mut all, steps) = run_counting(config, plan.clone(), rng.clone());
     for cut_at in 1..=steps {
         if all.failure.is_some() || config.words == Words::Aloud && all.events > 100_000 {
@@ -177,6 +199,50 @@ pub fn pinned_holes(config: &Config) -> Outcome {
     plan.profile.page_time = 40_000;
     plan.profile.flush = 50_000;
     plan.profile.lanes = 16;
+    run_plan(config, plan, rng)
+}
+
+/// A write, many more of its volume, and a discard of its extent wait above a floor that stands still, while
+/// another volume fills the ring. They are copied forward: the copy of the write is durable, and the discard
+/// still waits for its own, when the floor rises. It is destaged from where it lies, and nothing names the
+/// extent any more. Without S5's order: the tail passes the discard, but not the copy of the write, which
+/// lies alone in the ring after a power cut, and counts again.
+pub fn overtaken_discard(config: &Config) -> Outcome {
+    let (mut plan, mut rng) = calm(config);
+    plan.replicas = 2;
+    plan.most_replicas = 2;
+    plan.ring_bytes = 16 << 20;
+    plan.device_bytes = 24 << 20;
+    plan.blocks = 8 * EXTENT_BLOCKS;
+    plan.whole = 0;
+    plan.actions = 1;
+    plan.think = millis(30);
+    plan.profile.latency = 20_000;
+    plan.profile.page_time = 40_000;
+    plan.profile.flush = 50_000;
+    plan.profile.lanes = 8;
+    let extent = rng.below(4) as u32;
+    let first = BlockRange::new(u64::from(extent) * EXTENT_BLOCKS + rng.below(48), 16);
+    let more = BlockRange::new(5 * EXTENT_BLOCKS, 48);
+    let mut script = vec![Step::Record(RecordKind::Write, first)];
+    script.extend([Step::Record(RecordKind::Write, more); 8]);
+    script.push(Step::Record(
+        RecordKind::Discard,
+        BlockRange::of_extent(extent),
+    ));
+    // The other volume's floor follows until shortly before the ring is half full: what is above it then
+    // lies before the copies, and keeps the tail there.
+    script.push(Step::FillRing {
+        to: 46,
+        floor: true,
+    });
+    script.push(Step::FillRing {
+        to: 50,
+        floor: false,
+    });
+    script.push(Step::Wait(rng.between(millis(5), millis(14))));
+    script.extend([Step::Floor, Step::Wait(millis(60))]);
+    plan.script = script.into();
     run_plan(config, plan, rng)
 }
 

@@ -17,6 +17,9 @@ impl StoreWorld {
         if self.left == 0 {
             return;
         }
+        if !self.plan.script.is_empty() {
+            return self.follow_script();
+        }
         self.left -= 1;
         // Now and then nothing happens for a while, so that idle marks, destaging and checkpoints run.
         let idle = self.rng.per_cent(3);

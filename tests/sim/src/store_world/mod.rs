@@ -6,6 +6,7 @@ mod checks;
 mod finish;
 mod model;
 mod plan;
+mod script;
 
 use crate::coverage::Coverage;
 use crate::disk::Disk;
@@ -23,6 +24,7 @@ use lockstep_types::{
 };
 use model::{Made, Model, Values};
 pub use plan::Plan;
+pub use script::Step;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A run with more events than this goes round in circles.

@@ -1,8 +1,10 @@
 //! What a seed does to the store.
 
+use super::Step;
 use crate::disk::Profile;
 use crate::rng::Rng;
 use lockstep_types::{BLOCK, EXTENT, EXTENT_BLOCKS, Nanos, millis};
+use std::collections::VecDeque;
 
 /// What a record takes of the ring beside its blocks, at most.
 pub const HEADERS: u64 = 2 * BLOCK as u64;
@@ -20,7 +22,9 @@ pub struct Plan {
     pub most_replicas: u32,
     /// Blocks of each.
     pub blocks: u64,
-    /// Actions of the owner.
+    /// What the owner does first, one step at a time.
+    pub script: VecDeque<Step>,
+    /// Actions of the owner after that.
     pub actions: u64,
     /// Mean time between them.
     pub think: Nanos,
@@ -102,6 +106,7 @@ impl Plan {
             replicas: rng.between(1, 3) as usize,
             most_replicas: 4,
             blocks: rng.between(2, 10) * EXTENT_BLOCKS,
+            script: VecDeque::new(),
             actions: rng.between(100, 900),
             think: rng.between(20_000, millis(3)),
             crashes: rng.below(12),
