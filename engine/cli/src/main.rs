@@ -126,6 +126,7 @@ Examples:
 }
 
 fn main() -> ExitCode {
+    abort_on_panic();
     let cli = Cli::parse();
     let output = output::Output::new(&cli.output);
     match run(cli.command, &cli.connect, &output) {
@@ -135,6 +136,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A broken assertion ends the process, whichever thread or task met it: nothing goes on from a state
+/// that was not to be.
+fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        tell(info);
+        std::process::abort();
+    }));
 }
 
 fn run(

@@ -283,7 +283,7 @@ fn install_hook() {
                 failure: Some(failure),
                 ..Outcome::default()
             });
-            // Not unwound: a build that aborts on panic would take the other seeds with it.
+            // Not unwound: what a broken world would still do on its way out says nothing.
             loop {
                 std::thread::park();
             }

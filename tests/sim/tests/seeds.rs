@@ -9,34 +9,6 @@ use sim::summary::Summary;
 const MIX: u64 = 2000;
 /// Seeds of each named scenario.
 const NAMED: u64 = 50;
-/// Seeds of those that take seconds each.
-const LONG: u64 = 3;
-/// They take seconds each.
-const LONG_ONES: [&str; 22] = [
-    "behind-the-floor",
-    "blank-device",
-    "blank-device-alone",
-    "comes-back-in-silence",
-    "comes-back-with-its-own-tail",
-    "dies-sealed",
-    "dies-while-rolled-to",
-    "diskless-primary-cut-off",
-    "discard-while-away",
-    "full-on-one",
-    "joined-and-alone",
-    "lagging-joiner",
-    "late-acks",
-    "late-appends",
-    "late-seals",
-    "read-again-elsewhere",
-    "read-before-its-end",
-    "resync-under-writes",
-    "seal-during-flush",
-    "spoiled-appends",
-    "stopped-primary",
-    "two-crashes-in-one-reconcile",
-];
-
 fn all_hold(configs: impl Iterator<Item = Config> + Send) {
     let mut broken = Vec::new();
     let mut summary = Summary::start();
@@ -77,11 +49,7 @@ fn the_default_mix_holds() {
 #[test]
 fn every_named_scenario_holds() {
     all_hold((1..=NAMED).flat_map(|seed| {
-        let due = move |scenario: &&Scenario| {
-            let long = LONG_ONES.contains(&scenario.name);
-            seed <= LONG || !long
-        };
-        let due = scenarios::ALL.iter().filter(due);
-        due.map(move |scenario| config(seed, scenario))
+        let scenarios = scenarios::ALL.iter();
+        scenarios.map(move |scenario| config(seed, scenario))
     }));
 }
