@@ -290,6 +290,11 @@ pub const ALL: &[Scenario] = &[
         run: rules::blank_device_alone,
     },
     Scenario {
+        name: "shut-out-by-the-dying",
+        about: "the primary's device stalls, and then its link is cut: the other copy stays in the set",
+        run: rules::shut_out_by_the_dying,
+    },
+    Scenario {
         name: "behind-the-floor",
         about: "both lose power, and one the last batches of its journal (R11)",
         run: rules::behind_the_floor,

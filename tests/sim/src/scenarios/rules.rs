@@ -123,6 +123,42 @@ pub fn blank_device_alone(config: &Config) -> Outcome {
     })
 }
 
+/// The primary's own device does not answer any more, and right after that the link to the other copy is
+/// cut; then its machine is lost. Without the look at those who would stay: the sound copy is shut out in
+/// favour of the dying one, and nobody may serve.
+pub fn shut_out_by_the_dying(config: &Config) -> Outcome {
+    let busy = |plan: &mut Plan| {
+        plan.think = millis(20);
+        plan.duration = 70 * SECOND;
+        // A read that waits for the device would keep the application from writing.
+        plan.habits = Some(Habits {
+            reads: 0,
+            zeroes: 2,
+            hot: 64,
+            hot_share: 20,
+            whole: 0,
+            depth: 12,
+        });
+    };
+    two_sites_by(config, busy, |world| {
+        world.at(CUT, |w| w.slow("a1", 1_000_000));
+        world.at(CUT + millis(400), |w| w.cut("a1", "b1"));
+        world.at(CUT + 6 * SECOND, |w| {
+            w.expect_in_sync(&["a1", "b1"]);
+            w.kill_machine("a1");
+            w.heal_all();
+            w.publish_at("b1");
+        });
+        world.at(CUT + 20 * SECOND, |w| {
+            w.expect_in_sync(&["b1"]);
+            w.expect_acks(CUT + 14 * SECOND, 5 * SECOND);
+            w.slow("a1", 1);
+        });
+        world.at(CUT + 22 * SECOND, |w| w.start_blank("a1"));
+        world.at(CUT + 50 * SECOND, |w| w.expect_in_sync(&["a1", "b1"]));
+    })
+}
+
 /// Both machines lose power, and the last batches in the journal of one decay. Without R11's highest floor:
 /// what the other no longer has to show for it is asked of the one that lost it, and the volume waits for
 /// a record that nobody has in his journal. The one that is behind the floor must leave instead.
