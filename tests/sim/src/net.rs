@@ -139,8 +139,11 @@ pub struct Net<M, D> {
     answers: Vec<bool>,
     /// One a direction, by `from * nodes + to`.
     paths: Vec<Path<M>>,
-    /// The link that a node believes stands, by `node * nodes + peer`.
+    /// The link that a node's kernel believes stands, by `node * nodes + peer`.
     ends: Vec<Option<u64>>,
+    /// Changes of it that the node, which may be paused, has not taken in yet: until then it goes on
+    /// writing to the link it knows, which is gone.
+    unnoticed: Vec<u32>,
     /// Whether an attempt to connect is scheduled, by the lower and the higher node.
     connecting: Vec<bool>,
     links: u64,
@@ -189,6 +192,7 @@ impl<M, D: Clone> Net<M, D> {
             answers: vec![false; nodes],
             paths: (0..nodes * nodes).map(path).collect(),
             ends: vec![None; nodes * nodes],
+            unnoticed: vec![0; nodes * nodes],
             connecting: vec![false; nodes * nodes],
             links: 0,
             later: Vec::new(),
@@ -204,6 +208,7 @@ impl<M, D: Clone> Net<M, D> {
     pub fn start(&mut self, now: Nanos, node: NodeIndex, boot: u64) {
         assert!(self.boots[node].is_none(), "a node starts once");
         self.boots[node] = Some(boot);
+        self.unnoticed[node * self.nodes..][..self.nodes].fill(0);
         for peer in (0..self.nodes).filter(|peer| *peer != node) {
             self.connect_soon(now, node, peer);
         }
@@ -267,9 +272,16 @@ impl<M, D: Clone> Net<M, D> {
             && !self.is_blocked(b, a)
     }
 
-    /// Sends on the link, if the sender believes that it stands.
+    /// A node has taken in that its link to a peer came up or went.
+    pub fn noticed(&mut self, node: NodeIndex, peer: NodeIndex) {
+        let unnoticed = &mut self.unnoticed[node * self.nodes + peer];
+        *unnoticed = unnoticed.saturating_sub(1);
+    }
+
+    /// Sends on the link that the sender knows, if that stands.
     pub fn send(&mut self, now: Nanos, from: NodeIndex, to: NodeIndex, message: M) {
-        let Some(link) = self.ends[from * self.nodes + to] else {
+        let end = from * self.nodes + to;
+        let Some(link) = self.ends[end].filter(|_| self.unnoticed[end] == 0) else {
             return;
         };
         self.send_item(now, from, to, link, Item::Message(message));
@@ -412,12 +424,14 @@ impl<M, D: Clone> Net<M, D> {
                 }
                 if self.ends[end].take().is_some() {
                     coverage.hit("net: link replaced");
+                    self.unnoticed[end] += 1;
                     signals.push(Signal::Down {
                         node: to,
                         peer: from,
                     });
                 }
                 self.ends[end] = Some(link);
+                self.unnoticed[end] += 1;
                 signals.push(Signal::Up {
                     node: to,
                     peer: from,
@@ -455,6 +469,7 @@ impl<M, D: Clone> Net<M, D> {
         }
         coverage.hit("net: link lost");
         self.ends[end] = None;
+        self.unnoticed[end] += 1;
         self.send_item(now, node, peer, link, Item::Closed);
         self.connect_soon(now, node, peer);
         vec![Signal::Down { node, peer }]

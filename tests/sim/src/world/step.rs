@@ -121,8 +121,13 @@ impl World {
         if self.trace.wants_words() && !matches!(input, Input::Timer) {
             self.say_input(node, &input);
         }
-        if let Input::Message { message, .. } = &input {
-            self.checks.resync.heard(message);
+        match &input {
+            Input::Message { message, .. } => self.checks.resync.heard(message),
+            Input::LinkUp { peer, .. } | Input::LinkDown { peer } => {
+                let peer = self.index_of(*peer);
+                self.net.noticed(node, peer);
+            }
+            _ => {}
         }
         self.run_data(node, |data, now, out| data.take(now, input, out));
     }
