@@ -361,6 +361,12 @@ impl World {
                             format!("{name}: {volume:?} was published beside its old device"),
                         );
                     }
+                    if !self.is_published(volume, id) {
+                        // Asked before a pause, answered after the publication had ended: whoever
+                        // asked has given up, and the client is elsewhere.
+                        self.coverage.hit("operator: attached too late");
+                        return;
+                    }
                     if there.is_none() {
                         self.device_appears(node, volume, id);
                     }
@@ -387,6 +393,12 @@ impl World {
                 }
             }
         }
+    }
+
+    fn is_published(&self, volume: VolumeId, id: AttachmentId) -> bool {
+        let record = self.committed.state.volumes.get(&volume);
+        let current = record.and_then(|record| record.membership.attachment.as_ref());
+        current.is_some_and(|attachment| attachment.id == id)
     }
 
     pub(super) fn operator_proposed(&mut self, command: &Command, result: ProposalResult) {
