@@ -304,7 +304,6 @@ fn a_damaged_pool_is_repaired_or_left_out_and_never_believed() {
                 .expect("opened");
             harm(&disk, range.clone(), damage);
             drop(disk);
-            fleet.start("b1");
             let how = comes_back(&mut fleet);
             eprintln!("{name}, {damage:?}: {how}");
             if name == "the replica table" {
@@ -331,10 +330,10 @@ fn a_damaged_pool_is_repaired_or_left_out_and_never_believed() {
         }
     }
     fleet.kill(&["b1".into()]);
+    a1_goes_on_alone(&fleet, &load);
     let kept = std::fs::read(&file).expect("read");
     for (what, length) in [("truncated to half", 32 * MIB), ("truncated to nothing", 0)] {
         std::fs::write(&file, &kept[..length as usize]).expect("written");
-        fleet.start("b1");
         let how = comes_back(&mut fleet);
         eprintln!("{what}: {how}");
         assert_ne!(how, "healthy", "{what}");
@@ -359,10 +358,11 @@ fn harm(disk: &std::fs::File, range: std::ops::Range<u64>, damage: Damage) {
     disk.sync_all().expect("flushed");
 }
 
-/// Waits until b1's copy is healthy, its pool is said to be failed or left out, or its daemon has
-/// ended with a reason.
+/// Starts b1, and waits until its copy is healthy, its pool is said to be failed or left out, or its
+/// daemon has ended with a reason.
 fn comes_back(fleet: &mut Fleet) -> &'static str {
     let said_before = fleet.said("b1").len();
+    fleet.start("b1");
     wait_for(
         "b1's copy being healthy, or its pool left out",
         PATIENCE,

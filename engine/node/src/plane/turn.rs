@@ -473,8 +473,10 @@ impl DataPlane {
     fn note_sent(&mut self, reactor: &mut Reactor) {
         for (conn, client) in &mut self.clients {
             if client.unsent > 0 {
-                let left = reactor.unsent(*conn);
-                let sent = client.unsent.saturating_sub(left);
+                // What waits in the socket's queue may be more than the session gave: a handshake of
+                // TLS, and what encryption adds. None of that was given, so none of it is told.
+                let left = reactor.unsent(*conn).min(client.unsent);
+                let sent = client.unsent - left;
                 client.unsent = left;
                 if sent > 0 {
                     self.exports
