@@ -4,7 +4,7 @@
 //! - `load`: our own NBD client on a socket, so that no other client's ceiling binds.
 //! - `run`: starts a cluster of separate processes, and measures raw files, three files at once, the
 //!   minimal replicator (with the same front-end hop, checksums and TLS) and Lockstep with three
-//!   copies and with one, interleaved.
+//!   copies and with one, and QEMU's quorum where it is installed, interleaved.
 //! - `metro`: the sites in network namespaces with distance between them, beside the minimal
 //!   replicator in the same ones.
 //! - `compare`: two runs beside each other, which differences exceed the noise, and a gate.
@@ -15,7 +15,9 @@ mod compare;
 mod floor;
 mod load;
 mod metro;
+mod peer;
 mod plan;
+mod plot;
 mod results;
 mod run;
 mod table;

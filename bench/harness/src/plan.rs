@@ -1,6 +1,6 @@
 //! What is measured, by name: `WHERE-KINDdepth`, where `WHERE` is `raw` (one file), `three` (three files
-//! at once, throughput ÷ 3), `floor` (the minimal replicator), `ls1` or `ls3` (Lockstep with one copy or
-//! three), and `KIND` a letter for what is done (`w` writes, `r` reads, `m` 70 % reads) behind the size of
+//! at once, throughput ÷ 3), `floor` (the minimal replicator), `qemu` (a quorum of three, where QEMU is
+//! installed), `ls1` or `ls3` (Lockstep with one copy or three), and `KIND` a letter for what is done (`w` writes, `r` reads, `m` 70 % reads) behind the size of
 //! a request where that is not 4 KiB.
 
 use crate::load::Workload;
@@ -19,7 +19,23 @@ pub enum What {
     Floor(Vec<String>),
     /// A load on a volume of [`VOLUMES`].
     Lockstep(&'static str, Workload),
+    /// A load on the peer.
+    Peer(Workload),
 }
+
+impl What {
+    /// The export that it is a load on, if it is one: a volume, or [`PEER`].
+    pub fn export(&self) -> Option<&'static str> {
+        match self {
+            Self::Floor(_) => None,
+            Self::Lockstep(volume, _) => Some(volume),
+            Self::Peer(_) => Some(PEER),
+        }
+    }
+}
+
+/// The peer, where measurements and exports are named.
+pub const PEER: &str = "qemu";
 
 /// The volumes that are made, with their copies.
 pub const VOLUMES: [(&str, &str); 2] = [("three", "a=2,b=1"), ("one", "a=1")];
@@ -52,6 +68,8 @@ pub fn targets(extent: Extent) -> Vec<Measurement> {
         plan.push(lockstep("one", Kind::Write, 4096, depth, extent));
         plan.push(raw(Kind::Read, 4096, depth));
         plan.push(lockstep("three", Kind::Read, 4096, depth, extent));
+        plan.push(peer(Kind::Write, 4096, depth, extent));
+        plan.push(peer(Kind::Read, 4096, depth, extent));
     }
     plan.push(lockstep("three", Kind::Write, 4096, 32, extent));
     for kind in [Kind::Write, Kind::Read] {
@@ -60,6 +78,7 @@ pub fn targets(extent: Extent) -> Vec<Measurement> {
             _ => raw(kind, 1 << 20, 4),
         });
         plan.push(lockstep("three", kind, 1 << 20, 4, extent));
+        plan.push(peer(kind, 1 << 20, 4, extent));
     }
     plan
 }
@@ -172,7 +191,23 @@ fn lockstep(
     extent: Extent,
 ) -> Measurement {
     let place = if volume == "one" { "ls1" } else { "ls3" };
-    let workload = Workload {
+    let workload = load(kind, block, depth, extent);
+    Measurement {
+        name: name(place, kind, block, depth),
+        what: What::Lockstep(volume, workload),
+    }
+}
+
+fn peer(kind: Kind, block: u32, depth: usize, extent: Extent) -> Measurement {
+    let workload = load(kind, block, depth, extent);
+    Measurement {
+        name: name(PEER, kind, block, depth),
+        what: What::Peer(workload),
+    }
+}
+
+fn load(kind: Kind, block: u32, depth: usize, extent: Extent) -> Workload {
+    Workload {
         depth,
         seconds: extent.seconds as f64,
         warm: extent.warm as f64,
@@ -182,10 +217,6 @@ fn lockstep(
         sync: kind == Kind::Log,
         sequential: kind == Kind::Log || is_sequential(block),
         rate: None,
-    };
-    Measurement {
-        name: name(place, kind, block, depth),
-        what: What::Lockstep(volume, workload),
     }
 }
 

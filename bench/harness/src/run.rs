@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use lockstep_floor::report::Report;
 
 use crate::cluster::Cluster;
 use crate::floor::Floor;
-use crate::load::Client;
-use crate::plan::{self, Extent, Measurement, VOLUMES, What};
+use crate::load::{Client, Workload};
+use crate::peer::{self, Quorum};
+use crate::plan::{self, Extent, Measurement, PEER, VOLUMES, What};
+use crate::plot;
 use crate::results::Results;
 use crate::table;
 
@@ -60,7 +63,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         "{} exists; name a directory that is to be made and removed",
         options.dir.display()
     );
-    let plan = chosen(options)?;
+    let mut plan = chosen(options)?;
+    if let Some(why) = peer::unavailable() {
+        let asked = |it: &Measurement| options.only.contains(&it.name);
+        let wanted = plan.iter().any(|it| is_of_peer(it) && asked(it));
+        ensure!(!wanted, "{why}");
+        eprintln!("{why}");
+        plan.retain(|it| !is_of_peer(it));
+    }
     std::fs::create_dir_all(&options.dir)?;
     let scratch = Scratch(options.dir.clone());
     let results = measure(options, &plan, &scratch.0)?;
@@ -68,6 +78,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     println!("{text}");
     if let Some(out) = &options.out {
         std::fs::write(out.join("results.md"), &text)?;
+        let pictures = plot::draw(&results, out)?;
+        eprintln!(
+            "kept in {}: results.json, results.md, and as SVG and PNG: {}",
+            out.display(),
+            pictures.join(", ")
+        );
     }
     Ok(())
 }
@@ -105,28 +121,37 @@ fn measure(options: &Options, plan: &[Measurement], directory: &Path) -> anyhow:
     let floor = Floor::new(beside(&options.floor, "lockstep-floor")?, directory)?;
     let lockstep = beside(&options.lockstep, "lockstep")?;
     let cluster = Cluster::start(lockstep, &directory.join("cluster"), &options.pool)?;
+    let bytes = options.set << 20;
     let mut clients = BTreeMap::new();
     for (volume, copies) in VOLUMES {
-        let uses = |it: &Measurement| matches!(it.what, What::Lockstep(its, _) if its == volume);
-        if plan.iter().any(uses) {
+        if plan.iter().any(|it| it.what.export() == Some(volume)) {
             let size = format!("{}MiB", options.set);
             let socket = cluster.attach(volume, &size, copies)?;
-            let mut client = Client::connect(&socket, volume)?;
-            client.fill(options.set << 20)?;
-            clients.insert(volume, client);
+            clients.insert(volume, Client::connect(&socket, volume)?);
         }
     }
+    // Beside the others from the beginning: it costs nothing while it is not asked.
+    let quorum = match plan.iter().any(is_of_peer) {
+        true => Some(Quorum::start(&directory.join(PEER), bytes)?),
+        false => None,
+    };
+    if let Some(quorum) = &quorum {
+        clients.insert(PEER, Client::connect(&quorum.socket, "")?);
+    }
+    for client in clients.values_mut() {
+        client.fill(bytes)?;
+    }
+    let peers = quorum.as_ref().map(Quorum::pids).unwrap_or_default();
     let mut results = Results::new(directory);
     for repeat in 1..=options.repeats {
         for Measurement { name, what } in plan {
             cluster.settle()?;
             let report = match what {
                 What::Floor(arguments) => floor.measure(arguments, options.seconds)?,
-                What::Lockstep(volume, workload) => clients
-                    .get_mut(volume)
-                    .expect("made above")
-                    .drive(workload, &cluster.pids)
-                    .with_context(|| format!("measuring {name}"))?,
+                What::Lockstep(export, workload) => {
+                    drive(&mut clients, export, name, workload, &cluster.pids)?
+                }
+                What::Peer(workload) => drive(&mut clients, PEER, name, workload, &peers)?,
             };
             eprintln!(
                 "{repeat}/{} {name:<14} {:>8.0}/s {:>8.1} MB/s  p50 {:>6.0}  p99 {:>6.0}  {:>6.1} core-µs  {:>5.1} KiB",
@@ -145,6 +170,22 @@ fn measure(options: &Options, plan: &[Measurement], directory: &Path) -> anyhow:
         }
     }
     Ok(results)
+}
+
+fn is_of_peer(measurement: &Measurement) -> bool {
+    measurement.what.export() == Some(PEER)
+}
+
+fn drive(
+    clients: &mut BTreeMap<&str, Client>,
+    export: &str,
+    name: &str,
+    workload: &Workload,
+    pids: &[u32],
+) -> anyhow::Result<Report> {
+    let client = clients.get_mut(export).expect("every export has a client");
+    let report = client.drive(workload, pids);
+    report.with_context(|| format!("measuring {name}"))
 }
 
 /// Removed when dropped.
