@@ -8,6 +8,7 @@
 //! - `metro`: the sites in network namespaces with distance between them, beside the minimal
 //!   replicator in the same ones.
 //! - `compare`: two runs beside each other, which differences exceed the noise, and a gate.
+//! - `plot`: the curves of a run, as `run` draws them with `--out`.
 #![forbid(unsafe_code)]
 
 mod cluster;
@@ -45,6 +46,8 @@ enum Mode {
     Metro(metro::Options),
     /// Say which differences between two runs exceed the noise.
     Compare(compare::Options),
+    /// Draw the curves of a run as SVG and PNG.
+    Plot(plot::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,5 +56,6 @@ fn main() -> anyhow::Result<()> {
         Mode::Run(options) => run::run(&options),
         Mode::Metro(options) => metro::run(&options),
         Mode::Compare(options) => compare::run(&options),
+        Mode::Plot(options) => plot::run(&options),
     }
 }

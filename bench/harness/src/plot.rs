@@ -2,7 +2,7 @@
 //! of request, as SVG and PNG.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use anyhow::{Context, anyhow};
@@ -35,6 +35,22 @@ const DRAWN: [(&str, &str, Figure); 3] = [
 
 /// Depths, and which measurement has each.
 type Named<'a> = Vec<(f64, &'a str)>;
+
+/// Options of `lockstep-bench plot`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The directory of a run's `--out`, where the pictures go too.
+    results: PathBuf,
+}
+
+/// Draws the pictures of an earlier run.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let results = Results::load(&options.results)?;
+    for name in draw(&results, &options.results)? {
+        println!("{}", options.results.join(name).display());
+    }
+    Ok(())
+}
 
 /// One picture.
 struct Chart {
@@ -169,6 +185,7 @@ where
     }
     plane
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK)
         .label_font((FONT, 14))
