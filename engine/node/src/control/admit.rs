@@ -124,7 +124,8 @@ async fn let_in(
     let asked = Command::PutNode(asked_for(node, request));
     let (cluster, members) = {
         let state = control.state();
-        check_token(state.tokens.get(&request.token), node, request)?;
+        let lost_answer = (!control.was_heard(node)).then_some(node);
+        check_token(state.tokens.get(&request.token), lost_answer, request)?;
         would_do(&state, &asked)?;
         let cluster = state
             .cluster
@@ -169,13 +170,17 @@ async fn let_in(
 }
 
 /// One answer for every token that is not good, so that nothing can be learnt by trying.
-fn check_token(token: Option<&Token>, node: NodeId, request: &JoinRequest) -> Result<(), String> {
+fn check_token(
+    token: Option<&Token>,
+    lost_answer: Option<NodeId>,
+    request: &JoinRequest,
+) -> Result<(), String> {
     let shown = from_hex::<16>(&request.secret);
     let good = token.filter(|token| {
         let known =
             shown.is_some_and(|shown| JoinToken::secret_matches(&token.secret_hash, &shown));
-        // One that lost the answer asks again.
-        let free = token.used_by.is_none_or(|by| by == node);
+        // One that lost the answer asks again; of one that runs, nobody gets a second certificate so.
+        let free = token.used_by.is_none() || token.used_by == lost_answer;
         known && free && token.expires_unix > unix_now()
     });
     let Some(token) = good else {
@@ -264,16 +269,18 @@ mod tests {
             role: NodeRole::Data,
             used_by,
         };
-        let checked = |token: Token| check_token(Some(&token), one, &request);
+        let checked = |token: Token| check_token(Some(&token), Some(one), &request);
         assert_eq!(checked(token(None, u64::MAX)), Ok(()));
         assert_eq!(checked(token(Some(one), u64::MAX)), Ok(()));
         assert!(checked(token(Some(other), u64::MAX)).is_err(), "used");
+        let used = token(Some(one), u64::MAX);
+        assert!(check_token(Some(&used), None, &request).is_err(), "it runs");
         assert!(checked(token(None, 1)).is_err(), "expired");
         let witness = Token {
             role: NodeRole::Witness,
             ..token(None, u64::MAX)
         };
         assert!(checked(witness).is_err(), "another role");
-        assert!(check_token(None, one, &request).is_err(), "unknown");
+        assert!(check_token(None, Some(one), &request).is_err(), "unknown");
     }
 }

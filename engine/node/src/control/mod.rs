@@ -272,6 +272,11 @@ impl Control {
         self.inner.heard.lock().heartbeats()
     }
 
+    /// Whether a node was ever heard here: it has its certificate.
+    pub fn was_heard(&self, node: NodeId) -> bool {
+        self.inner.heard.lock().last_of(node).is_some()
+    }
+
     /// The last sequence that a copy was heard to hold, however long ago; for people only.
     pub fn last_heard_of(&self, node: NodeId, replica: ReplicaId) -> Option<u64> {
         let heard = self.inner.heard.lock();
