@@ -13,9 +13,9 @@ use std::collections::BTreeSet;
 
 /// Page writes in flight at once.
 const DEPTH: usize = 8;
-/// Deltas that one extent needs at most: mapped, its blocks, valid, what it replaces freed.
-const DELTAS_PER_EXTENT: u64 = 3 + EXTENT_BLOCKS;
-const _: () = assert!(DELTAS_PER_EXTENT <= DELTAS_PER_PAGE as u64);
+/// Deltas that an extent needs beside those of its blocks, at most: mapped, valid, what it replaces freed.
+pub(crate) const DELTAS_BESIDE_BLOCKS: usize = 3;
+const _: () = assert!(DELTAS_BESIDE_BLOCKS + EXTENT_BLOCKS as usize <= DELTAS_PER_PAGE);
 
 /// A checkpoint under way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -45,14 +45,14 @@ enum Step {
 }
 
 impl Store {
-    /// Extents that one destaging round may touch, so that its deltas fit: a page each at most.
-    pub(crate) fn round_extents(&self) -> u64 {
+    /// Pages of the delta log that one destaging round may fill.
+    pub(crate) fn round_pages(&self) -> u64 {
         (self.geometry.delta_pages() / 4).clamp(1, 64)
     }
 
     /// Whether the delta log has room for a round, by the anchor on disk.
     pub(crate) fn delta_room(&self) -> bool {
-        self.delta_head - self.anchor.written.delta_tail + self.round_extents()
+        self.delta_head - self.anchor.written.delta_tail + self.round_pages()
             <= self.geometry.delta_pages()
     }
 

@@ -42,12 +42,13 @@ impl Store {
             valid = 0;
         }
         if let Some(direct) = &work.direct {
+            let over = work.blocks.iter().fold(0u64, |bits, b| bits | 1 << b.block);
             let sums = direct.sums.as_slice().iter().enumerate();
-            let below = sums.filter(|(block, _)| !work.blocks.contains_key(&(*block as u8)));
+            let below = sums.filter(|(block, _)| over & 1 << block == 0);
             deltas.extend(below.map(|(block, sum)| written(block as u8, *sum)));
             valid = u64::MAX;
         }
-        for (block, Block { sum, .. }) in &work.blocks {
+        for Block { block, sum, .. } in &work.blocks {
             deltas.push(written(*block, *sum));
             valid |= 1 << block;
         }
@@ -70,7 +71,7 @@ impl Store {
 
     /// The oldest record that wins a block of a fresh extent: no older one is written into it later.
     fn oldest_winner(&self, work: &Work) -> Sequence {
-        let winners = work.blocks.values();
+        let winners = work.blocks.iter();
         let stamps = winners.filter_map(|b| self.index.get(b.entry));
         let oldest = stamps.map(|e| e.stamp.sequence).min();
         oldest.unwrap_or(work.newest)

@@ -1,11 +1,12 @@
 //! Destaging: records at or below the durable floor go to their place, extent by extent, and the tail
 //! follows (S2, S4, R25). Order: data, flush, delta pages, tail, reuse.
 
-use crate::api::{DiskOp, Event, Output, Outputs};
+use crate::api::{DiskOp, DiskResult, Event, Output, Outputs};
 use crate::format::{DELTAS_PER_PAGE, Delta, DeltaPage};
-use crate::index::{EntryId, Forward};
+use crate::gather::{Gather, Piece, Wanted, gather};
+use crate::index::{Forward, Place};
 use crate::mutate::Mutation;
-use crate::reads::Purpose;
+use crate::reads::{Purpose, first_mismatch};
 use crate::store::{Op, Store};
 use crate::work::{Block, Work};
 use bytes::Bytes;
@@ -13,8 +14,13 @@ use lockstep_types::{BLOCK, BlockRange, EXTENT_BLOCKS, Nanos, millis, seconds};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
-/// Data writes of a round in flight at once.
-const DEPTH: usize = 8;
+/// Reads of a round in flight at once.
+const READS: usize = 2;
+/// Data writes of a round that go to the device together.
+const WRITES: usize = 16;
+/// The ring's fill, in 1/65536, from which on records are destaged though more keep coming: until then a
+/// burst has the device to itself.
+const BEGIN: u32 = 65536 / 2;
 /// Without writes for so long, everything that may be destaged is.
 const IDLE: Nanos = millis(200);
 /// A record whose payload in the ring is bad is tried again after so long: a repair may have come.
@@ -25,6 +31,8 @@ pub(crate) const BAD_AGAIN: Nanos = seconds(1);
 pub(crate) struct Round {
     extents: Vec<Work>,
     step: Step,
+    /// Stretches of the ring that are still to be read.
+    reads: VecDeque<Gather>,
     /// Reads of payloads under way.
     reading: usize,
     writes: VecDeque<(u64, Bytes)>,
@@ -47,6 +55,29 @@ impl Round {
         fresh.filter_map(|w| w.target)
     }
 
+    /// Which blocks of which records are to be written, those of one record that lie side by side
+    /// together.
+    fn pieces(&self) -> Vec<Piece> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        for (at, work) in self.extents.iter().enumerate() {
+            let base = u64::from(work.index) * EXTENT_BLOCKS;
+            for Block { block, entry, .. } in &work.blocks {
+                let (entry, address) = (*entry, base + u64::from(*block));
+                match pieces.last_mut() {
+                    Some(p) if p.at == at && p.entry == entry && p.range.end() == address => {
+                        p.range.count += 1
+                    }
+                    _ => pieces.push(Piece {
+                        at,
+                        entry,
+                        range: BlockRange::new(address, 1),
+                    }),
+                }
+            }
+        }
+        pieces
+    }
+
     /// Whether it writes into an extent.
     pub fn targets(&self, extent: u32) -> bool {
         self.extents.iter().any(|w| w.target == Some(extent))
@@ -65,7 +96,7 @@ impl Store {
             return;
         }
         let waiting = !self.journal.pending.is_empty() && !self.journal.in_flight;
-        let full = self.journal.fill() > 65536 / 4 || waiting || self.tail_pressed;
+        let full = self.journal.fill() > BEGIN || waiting || self.tail_pressed;
         if !full && !self.is_idle() {
             return;
         }
@@ -85,6 +116,7 @@ impl Store {
         self.round = Some(Round {
             extents,
             step: Step::Reading,
+            reads: VecDeque::new(),
             reading: 0,
             writes: VecDeque::new(),
             writing: 0,
@@ -98,81 +130,142 @@ impl Store {
         self.now >= self.last_write + IDLE || self.stopping
     }
 
-    /// Gathers the payloads, from memory or from the ring.
+    /// Finds the payloads; those that lie in the ring only are read from there.
     fn read_round(&mut self, out: &mut Outputs) {
         let Some(round) = &self.round else { return };
-        let mut wanted: Vec<(usize, EntryId, BlockRange)> = Vec::new();
-        for (at, work) in round.extents.iter().enumerate() {
-            let base = u64::from(work.index) * EXTENT_BLOCKS;
-            let mut run: Option<(EntryId, BlockRange)> = None;
-            for (block, Block { entry: id, .. }) in &work.blocks {
-                let address = base + u64::from(*block);
-                match &mut run {
-                    Some((entry, range)) if entry == id && range.end() == address => {
-                        range.count += 1
-                    }
-                    _ => {
-                        wanted.extend(run.take().map(|(id, range)| (at, id, range)));
-                        run = Some((*id, BlockRange::new(address, 1)));
-                    }
+        let mut wanted = Vec::new();
+        for Piece { at, entry, range } in round.pieces() {
+            let record = self.index.get(entry).expect("chosen just now");
+            let skip = (range.start - record.range.start) * BLOCK as u64;
+            match (&record.payload, record.place) {
+                (Some(payload), _) => {
+                    let bytes = payload.slice(skip as usize..skip as usize + range.bytes());
+                    self.take_payload(Piece { at, entry, range }, bytes);
                 }
+                (None, Place::Ring(offset)) => wanted.push(Wanted {
+                    offset: offset + skip,
+                    piece: Piece { at, entry, range },
+                }),
+                (None, _) => unreachable!("the data of a direct write is in its place"),
             }
-            wanted.extend(run.map(|(id, range)| (at, id, range)));
         }
-        self.round.as_mut().expect("as above").reading = wanted.len() + 1;
-        for (extent, entry, range) in wanted {
-            self.start_entry_read(entry, range, Purpose::Destage { extent, entry }, out);
+        self.round.as_mut().expect("as above").reads = gather(wanted);
+        self.feed_reads(out);
+    }
+
+    fn feed_reads(&mut self, out: &mut Outputs) {
+        loop {
+            let Some(round) = &mut self.round else { return };
+            if round.reading >= READS {
+                return;
+            }
+            let Some(Gather { offset, wanted }) = round.reads.pop_front() else {
+                break;
+            };
+            round.reading += 1;
+            let length = wanted.last().map_or(0, Wanted::end) - offset;
+            let length = length as u32;
+            self.submit(
+                Op::RoundRead { offset, wanted },
+                |token| DiskOp::Read {
+                    token,
+                    offset,
+                    length,
+                },
+                out,
+            );
+        }
+        if self.round.as_ref().is_some_and(|r| r.reading == 0) {
+            self.write_round(out);
+        }
+    }
+
+    /// A stretch of the ring was read. What is not what it should be may have moved (S5), or is bad: it is
+    /// looked up and read by itself (S9).
+    pub(crate) fn round_gathered(
+        &mut self,
+        start: u64,
+        wanted: Vec<Wanted>,
+        result: DiskResult,
+        out: &mut Outputs,
+    ) {
+        let read = match result {
+            DiskResult::Read(bytes) => bytes,
+            _ => Bytes::new(),
+        };
+        for Wanted { offset, piece } in wanted {
+            let from = (offset - start) as usize;
+            let Some(record) = self.index.get(piece.entry) else {
+                self.take_payload(piece, Bytes::new());
+                continue;
+            };
+            let first = (piece.range.start - record.range.start) as usize;
+            let expected = &record.checksums.as_slice()[first..][..piece.range.count as usize];
+            let bytes = read.get(from..from + piece.range.bytes());
+            if bytes.is_some_and(|bytes| first_mismatch(bytes, expected).is_none()) {
+                let bytes = read.slice(from..from + piece.range.bytes());
+                self.take_payload(piece, bytes);
+                continue;
+            }
+            if let Some(round) = &mut self.round {
+                round.reading += 1;
+            }
+            let Piece { at, entry, range } = piece;
+            self.start_entry_read(entry, range, Purpose::Destage { at, entry }, out);
         }
         self.round_read_one(out);
     }
 
+    /// A piece was read by itself.
     pub(crate) fn round_read(
         &mut self,
-        at: usize,
-        id: EntryId,
-        range: BlockRange,
+        piece: Piece,
         payload: Bytes,
         bad: Option<BlockRange>,
         out: &mut Outputs,
     ) {
-        let Some(round) = &mut self.round else { return };
-        let work = &mut round.extents[at];
-        let entry = self.index.get_mut(id);
-        match (bad, entry) {
-            // Voided or superseded meanwhile: what was read may be anything.
-            (_, None) => work.skip = true,
-            (Some(bad), Some(entry)) => {
+        match (bad, self.index.get_mut(piece.entry)) {
+            (Some(range), Some(entry)) => {
                 // The journal's copy is bad: the owner repairs it from another replica, and the
                 // repair, being newer, is destaged instead.
                 entry.bad_until = self.now + BAD_AGAIN;
                 self.retry_at = Some(entry.bad_until);
-                work.skip = true;
-                let replica = self.slots[&work.slot].meta.replica;
-                out.push(Output::Event(Event::Corrupt {
-                    replica,
-                    range: bad,
-                }));
-            }
-            (None, Some(_)) => {
-                for (at, address) in (range.start..range.end()).enumerate() {
-                    let block = (address % EXTENT_BLOCKS) as u8;
-                    if let Some(wanted) = work.blocks.get_mut(&block)
-                        && wanted.entry == id
-                    {
-                        wanted.bytes = Some(payload.slice(at * BLOCK..(at + 1) * BLOCK));
-                    }
+                let replica = self.slots[&entry.slot].meta.replica;
+                out.push(Output::Event(Event::Corrupt { replica, range }));
+                if let Some(round) = &mut self.round {
+                    round.extents[piece.at].skip = true;
                 }
             }
+            _ => self.take_payload(piece, payload),
         }
         self.round_read_one(out);
     }
 
-    fn round_read_one(&mut self, out: &mut Outputs) {
+    fn take_payload(&mut self, piece: Piece, payload: Bytes) {
+        let Piece { at, entry, range } = piece;
         let Some(round) = &mut self.round else { return };
-        round.reading -= 1;
-        if round.reading == 0 {
-            self.write_round(out);
+        let work = &mut round.extents[at];
+        if self.index.get(entry).is_none() {
+            // Voided or superseded meanwhile: what was read may be anything.
+            work.skip = true;
+            return;
         }
+        let first = (range.start % EXTENT_BLOCKS) as u8;
+        let from = work.blocks.partition_point(|b| b.block < first);
+        for (at, wanted) in work.blocks[from..][..range.count as usize]
+            .iter_mut()
+            .enumerate()
+        {
+            assert_eq!(wanted.entry, entry, "a piece is blocks of one record");
+            wanted.bytes = Some(payload.slice(at * BLOCK..(at + 1) * BLOCK));
+        }
+    }
+
+    fn round_read_one(&mut self, out: &mut Outputs) {
+        if let Some(round) = &mut self.round {
+            round.reading -= 1;
+        }
+        self.feed_reads(out);
     }
 
     /// Everything is in memory: find each extent its place and write the blocks.
@@ -189,8 +282,8 @@ impl Store {
             }
             let Some(target) = work.target else { continue };
             let base = self.geometry.extent_offset(target);
-            for (block, Block { bytes, .. }) in &work.blocks {
-                let bytes = bytes.clone().expect("every payload was read");
+            for Block { block, bytes, .. } in &mut work.blocks {
+                let bytes = bytes.take().expect("every payload was read");
                 round
                     .writes
                     .push_back((base + u64::from(*block) * BLOCK as u64, bytes));
@@ -222,9 +315,12 @@ impl Store {
     }
 
     fn feed_writes(&mut self, out: &mut Outputs) {
+        if self.round.as_ref().is_some_and(|r| r.writing > 0) {
+            return; // they go together: one submission and one look at what ended serve them all
+        }
         loop {
             let Some(round) = &mut self.round else { return };
-            if round.writing >= DEPTH {
+            if round.writing >= WRITES {
                 return;
             }
             let Some((offset, first)) = round.writes.pop_front() else {

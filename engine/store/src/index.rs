@@ -11,16 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A record in the journal, in order of arrival.
 pub type EntryId = u64;
 
-/// Records of an extent, oldest first, as [`Index::winners_among`] wants them: newest first (S3), or
-/// `oldest_first` where that rule is broken.
-pub fn ranked(entries: &[EntryId], oldest_first: bool) -> impl Iterator<Item = EntryId> + use<> {
-    let mut entries = entries.to_vec();
-    if !oldest_first {
-        entries.reverse();
-    }
-    entries.into_iter()
-}
-
 /// Where a record's payload lies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Place {
@@ -166,7 +156,8 @@ type Rank = (Sequence, Epoch, u64, EntryId);
 /// All live records of a pool.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Index {
-    entries: BTreeMap<EntryId, Entry>,
+    /// Apart, so that taking one out moves no others.
+    entries: BTreeMap<EntryId, Box<Entry>>,
     by_sequence: BTreeMap<(u32, Sequence), EntryId>,
     by_extent: BTreeMap<(u32, ExtentIndex), Held>,
     by_slot: BTreeSet<(u32, EntryId)>,
@@ -177,10 +168,35 @@ pub struct Index {
     unmapped: u32,
 }
 
+/// What one record holds of an extent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Claim {
+    rank: Rank,
+    /// The blocks of the extent that it touches.
+    bits: u64,
+}
+
+impl Claim {
+    /// The record.
+    pub fn entry(&self) -> EntryId {
+        self.rank.3
+    }
+
+    /// Its sequence; of a copy, that at which it was read.
+    pub fn sequence(&self) -> Sequence {
+        self.rank.0
+    }
+
+    /// Whether it is a resync or repair copy.
+    pub fn is_copy(&self) -> bool {
+        self.rank.2 > 0
+    }
+}
+
 /// Records of one extent, the oldest rank first.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Held {
-    ranks: Vec<Rank>,
+    claims: Vec<Claim>,
     /// How many of them need an extent.
     needs: u32,
     mapped: bool,
@@ -198,6 +214,8 @@ impl Held {
 pub struct Winner {
     /// The record.
     pub entry: EntryId,
+    /// Its sequence.
+    pub sequence: Sequence,
     /// The blocks of the extent that it wins.
     pub bits: u64,
 }
@@ -226,8 +244,9 @@ impl Index {
                     .entry((entry.slot, index))
                     .or_insert_with(fresh);
                 let owed = held.is_owed();
-                let at = held.ranks.partition_point(|r| *r < rank);
-                held.ranks.insert(at, rank);
+                let at = held.claims.partition_point(|c| c.rank < rank);
+                let bits = entry.range.bits_in(index);
+                held.claims.insert(at, Claim { rank, bits });
                 held.needs += u32::from(entry.needs_extent());
                 self.unmapped += u32::from(held.is_owed() && !owed);
                 entry.attached += 1;
@@ -245,7 +264,7 @@ impl Index {
         if entry.batch.is_some() {
             self.in_ring += entry.weight();
         }
-        self.entries.insert(id, entry);
+        self.entries.insert(id, Box::new(entry));
         id
     }
 
@@ -269,7 +288,7 @@ impl Index {
         if entry.batch.is_some() {
             self.in_ring -= entry.weight();
         }
-        Some(entry)
+        Some(*entry)
     }
 
     /// A record does not count any more, but stays in the journal for a while.
@@ -298,14 +317,14 @@ impl Index {
         let Some(held) = self.by_extent.get_mut(&key) else {
             return false;
         };
-        let Ok(at) = held.ranks.binary_search(&rank) else {
+        let Ok(at) = held.claims.binary_search_by_key(&rank, |c| c.rank) else {
             return false;
         };
         let owed = held.is_owed();
-        held.ranks.remove(at);
+        held.claims.remove(at);
         held.needs -= u32::from(needs);
         self.unmapped -= u32::from(owed && !held.is_owed());
-        if held.ranks.is_empty() {
+        if held.claims.is_empty() {
             self.by_extent.remove(&key);
         }
         true
@@ -313,7 +332,7 @@ impl Index {
 
     /// A record.
     pub fn get(&self, id: EntryId) -> Option<&Entry> {
-        self.entries.get(&id)
+        self.entries.get(&id).map(Box::as_ref)
     }
 
     /// A record lies in a batch, for the first time.
@@ -326,7 +345,7 @@ impl Index {
 
     /// A record, to change its place; never its stamp or range, nor its first batch.
     pub fn get_mut(&mut self, id: EntryId) -> Option<&mut Entry> {
-        self.entries.get_mut(&id)
+        self.entries.get_mut(&id).map(Box::as_mut)
     }
 
     /// The sequenced record of a sequence.
@@ -338,48 +357,25 @@ impl Index {
     pub fn above(&self, slot: u32, sequence: Sequence) -> impl Iterator<Item = (EntryId, &Entry)> {
         self.by_sequence
             .range((slot, sequence.next())..=(slot, Sequence(u64::MAX)))
-            .map(|(_, id)| (*id, &self.entries[id]))
+            .map(|(_, id)| (*id, self.entries[id].as_ref()))
     }
 
     /// All records of a replica, in order of arrival.
     pub fn of_slot(&self, slot: u32) -> impl Iterator<Item = (EntryId, &Entry)> {
         self.by_slot
             .range((slot, 0)..=(slot, EntryId::MAX))
-            .map(|(_, id)| (*id, &self.entries[id]))
+            .map(|(_, id)| (*id, self.entries[id].as_ref()))
     }
 
     /// All records of the pool, in order of arrival.
     pub fn iter(&self) -> impl Iterator<Item = (EntryId, &Entry)> {
-        self.entries.iter().map(|(id, e)| (*id, e))
+        self.entries.iter().map(|(id, e)| (*id, e.as_ref()))
     }
 
     /// Who wins which blocks of an extent; the blocks nobody wins are left over.
     pub fn winners(&self, slot: u32, index: ExtentIndex, wanted: u64) -> (Vec<Winner>, u64) {
-        let held = self.by_extent.get(&(slot, index));
-        let ranks = held.map_or(&[][..], |h| h.ranks.as_slice());
-        self.winners_among(ranks.iter().rev().map(|(.., id)| *id), index, wanted)
-    }
-
-    /// Who of some records, the newest first, wins which blocks of an extent.
-    pub fn winners_among(
-        &self,
-        newest_first: impl Iterator<Item = EntryId>,
-        index: ExtentIndex,
-        wanted: u64,
-    ) -> (Vec<Winner>, u64) {
-        let mut left = wanted;
-        let mut winners = Vec::new();
-        for entry in newest_first {
-            if left == 0 {
-                break;
-            }
-            let bits = self.entries[&entry].range.bits_in(index) & left;
-            if bits != 0 {
-                winners.push(Winner { entry, bits });
-                left &= !bits;
-            }
-        }
-        (winners, left)
+        let claims = self.claims(slot, index, Sequence(u64::MAX));
+        winners_among(claims.iter().rev(), wanted)
     }
 
     /// Whether a record still has a place among those of an extent.
@@ -387,30 +383,24 @@ impl Index {
         let Some(entry) = self.entries.get(&id) else {
             return false;
         };
+        let rank = entry.rank(id);
         let held = self.by_extent.get(&(entry.slot, index));
-        held.is_some_and(|h| h.ranks.binary_search(&entry.rank(id)).is_ok())
+        held.is_some_and(|h| h.claims.binary_search_by_key(&rank, |c| c.rank).is_ok())
     }
 
     /// Records that touch an extent, up to a sequence, the oldest first.
-    pub fn touching(&self, slot: u32, index: ExtentIndex, up_to: Sequence) -> Vec<EntryId> {
-        let ranks = self
-            .by_extent
-            .get(&(slot, index))
-            .map(|h| h.ranks.as_slice())
-            .unwrap_or_default();
-        ranks
-            .iter()
-            .filter(|(sequence, ..)| *sequence <= up_to)
-            .map(|(.., id)| *id)
-            .collect()
+    pub fn claims(&self, slot: u32, index: ExtentIndex, up_to: Sequence) -> &[Claim] {
+        let held = self.by_extent.get(&(slot, index));
+        let claims = held.map_or(&[][..], |h| h.claims.as_slice());
+        &claims[..claims.partition_point(|c| c.sequence() <= up_to)]
     }
 
     /// The newest sequence that touched an extent.
     pub fn newest(&self, slot: u32, index: ExtentIndex) -> Option<Sequence> {
         self.by_extent
             .get(&(slot, index))
-            .and_then(|h| h.ranks.last())
-            .map(|(sequence, ..)| *sequence)
+            .and_then(|h| h.claims.last())
+            .map(Claim::sequence)
     }
 
     /// Extents of a replica with records, from an index on.
@@ -421,7 +411,10 @@ impl Index {
     ) -> impl Iterator<Item = (ExtentIndex, Sequence)> {
         self.by_extent
             .range((slot, from)..=(slot, ExtentIndex::MAX))
-            .map(|((_, index), held)| (*index, held.ranks.last().map_or(Sequence::ZERO, |r| r.0)))
+            .map(|((_, index), held)| {
+                let newest = held.claims.last().map(Claim::sequence);
+                (*index, newest.unwrap_or_default())
+            })
     }
 
     /// An extent with records got its place, or lost it.
@@ -455,6 +448,30 @@ impl Index {
     }
 }
 
+/// Who of some records, the newest first (S3), wins which of the wanted blocks; those nobody wins are left.
+pub fn winners_among<'a>(
+    newest_first: impl Iterator<Item = &'a Claim>,
+    wanted: u64,
+) -> (Vec<Winner>, u64) {
+    let mut left = wanted;
+    let mut winners = Vec::new();
+    for claim in newest_first {
+        if left == 0 {
+            break;
+        }
+        let bits = claim.bits & left;
+        if bits != 0 {
+            winners.push(Winner {
+                entry: claim.entry(),
+                sequence: claim.sequence(),
+                bits,
+            });
+            left &= !bits;
+        }
+    }
+    (winners, left)
+}
+
 /// Whether a kind has a place among an extent's records.
 pub fn changes_blocks(kind: RecordKind) -> bool {
     matches!(
@@ -478,14 +495,16 @@ mod tests {
         let old = index.insert(entry(1, 1, 0, 4), |_| false, |_| false);
         let new = index.insert(entry(2, 1, 2, 4), |_| false, |_| false);
         let (winners, left) = index.winners(1, 0, 0xff);
-        let won = |entry, bits| Winner { entry, bits };
+        let won = |entry, bits| Winner {
+            entry,
+            sequence: Sequence(entry + 1),
+            bits,
+        };
         assert_eq!(winners, [won(new, 0b11_1100), won(old, 0b11)]);
         assert_eq!(left, 0b1100_0000);
-        assert_eq!(index.touching(1, 0, Sequence(1)), [old]);
-        assert_eq!(
-            index.winners_among([old].into_iter(), 0, 0xff).0,
-            [won(old, 0b1111)]
-        );
+        let first = index.claims(1, 0, Sequence(1));
+        assert_eq!(first.iter().map(Claim::entry).collect::<Vec<_>>(), [old]);
+        assert_eq!(winners_among(first.iter(), 0xff).0, [won(old, 0b1111)]);
         index.remove(new);
         assert_eq!(index.winners(1, 0, 0xff).0, [won(old, 0b1111)]);
         index.remove(old);

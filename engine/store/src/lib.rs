@@ -32,6 +32,7 @@ mod extents;
 /// What lies on the disk, byte by byte.
 pub mod format;
 mod forward;
+mod gather;
 /// Where the areas of a pool lie.
 pub mod geometry;
 mod index;

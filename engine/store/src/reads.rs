@@ -5,6 +5,7 @@ use crate::api::{
     DiskOp, DiskResult, Event, ExtentSums, Output, Outputs, ReadData, StoreError, Tag,
 };
 use crate::format::{ChecksumPage, seeded};
+use crate::gather::Piece;
 use crate::index::{EntryId, Place};
 use crate::locate::{Part, Source};
 use crate::mutate::Mutation;
@@ -25,9 +26,9 @@ pub(crate) enum Purpose {
     Record(Tag, EntryId, Stamp),
     /// A payload to be copied forward.
     Forward(EntryId),
-    /// Blocks of a record to be destaged: its place in the round.
+    /// Blocks of a record to be destaged: the place of their extent in the round.
     Destage {
-        extent: usize,
+        at: usize,
         entry: EntryId,
     },
     Scrub,
@@ -340,8 +341,9 @@ impl Store {
                 out.push(Output::Event(Event::RecordRead { tag, result }));
             }
             Purpose::Forward(id) => self.forward_read(id, job.payload(), bad, out),
-            Purpose::Destage { extent, entry } => {
-                self.round_read(extent, entry, job.range, job.payload(), bad, out)
+            Purpose::Destage { at, entry } => {
+                let range = job.range;
+                self.round_read(Piece { at, entry, range }, job.payload(), bad, out)
             }
             Purpose::Scrub => {
                 if let Some(range) = bad
@@ -467,6 +469,13 @@ impl Store {
     }
 }
 
+/// The first run of blocks that are not what their checksums say: where it begins, and how long it is.
+pub(crate) fn first_mismatch(data: &[u8], expected: &[u32]) -> Option<(usize, usize)> {
+    let is_bad = |at: &usize| crc32c::crc32c(&data[at * BLOCK..][..BLOCK]) != expected[*at];
+    let at = (0..expected.len()).find(is_bad)?;
+    Some((at, (at..expected.len()).take_while(is_bad).count()))
+}
+
 impl Job {
     fn new(slot: u32, range: BlockRange, purpose: Purpose, only: Option<EntryId>) -> Self {
         Self {
@@ -494,9 +503,7 @@ impl Job {
             if part.from == Source::Memory {
                 continue; // verified where it entered the node
             }
-            let is_bad = |at: &usize| crc32c::crc32c(&data[at * BLOCK..][..BLOCK]) != expected[*at];
-            if let Some(at) = (0..expected.len()).find(is_bad) {
-                let run = (at..expected.len()).take_while(is_bad).count();
+            if let Some((at, run)) = first_mismatch(data, expected) {
                 return Some(BlockRange::new(part.range.start + at as u64, run as u32));
             }
         }

@@ -428,7 +428,7 @@ impl Store {
             self.ask_stale(out);
             return Ok(());
         }
-        if stale > self.round_extents() {
+        if stale > self.round_pages() {
             // More than one round can leave: an older anchor than the newest was read.
             return Err(lost_delta());
         }

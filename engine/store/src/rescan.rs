@@ -5,7 +5,7 @@ use crate::api::{Outputs, TailRecord};
 use crate::format::{
     Batch, Descriptor, FormatError, HeaderHash, ParsedBatch, RecordFlags, Structure, Why,
 };
-use crate::index::{Entry, EntryId, Place, changes_blocks};
+use crate::index::{Claim, Entry, EntryId, Place, changes_blocks};
 use crate::journal::BatchInfo;
 use crate::mutate::Mutation;
 use crate::store::Store;
@@ -444,7 +444,9 @@ impl Store {
     fn drop_outranked_copies(&mut self, entry: &Entry, placed: &[ExtentIndex]) {
         let stamp = entry.stamp;
         for index in placed {
-            for id in self.index.touching(entry.slot, *index, stamp.sequence) {
+            let claims = self.index.claims(entry.slot, *index, stamp.sequence);
+            let ids: Vec<EntryId> = claims.iter().map(Claim::entry).collect();
+            for id in ids {
                 let held = self.index.get(id).expect("listed by extent");
                 let outranked = held.stamp.sequence == stamp.sequence && held.stamp < stamp;
                 if held.copy

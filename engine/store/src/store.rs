@@ -8,6 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::destage::Round;
 use crate::extents::Extents;
 use crate::format::{HeaderHash, PoolKey, Superblock};
+use crate::gather::Wanted;
 use crate::geometry::Geometry;
 use crate::index::{EntryId, Index};
 use crate::journal::Journal;
@@ -69,6 +70,11 @@ pub(crate) enum Op {
     SumsPage {
         page: u32,
         generation: u32,
+    },
+    /// A stretch of the ring with payloads of a destaging round.
+    RoundRead {
+        offset: u64,
+        wanted: Vec<Wanted>,
     },
     /// Data of a destaging round.
     RoundData,
@@ -244,6 +250,9 @@ impl Store {
             (Op::Part { job, part }, result) => self.part_read(job, part, result, out),
             (Op::SumsPage { page, generation }, result) => {
                 self.sums_page_read(page, generation, result, out)
+            }
+            (Op::RoundRead { offset, wanted }, result) => {
+                self.round_gathered(offset, wanted, result, out)
             }
             (Op::Recovery(step), result) => self.recovery_read(step, result, out),
             (op, DiskResult::Failed(errno)) => self.fail(errno, what_failed(&op), out),
@@ -463,6 +472,6 @@ fn what_failed(op: &Op) -> &'static str {
         Op::RoundDelta | Op::CheckpointPage | Op::CheckpointDirectory => "a metadata write",
         Op::Anchor => "the anchor's write",
         Op::Table(_) | Op::TableFree(_) => "a replica's state",
-        Op::Part { .. } | Op::SumsPage { .. } | Op::Recovery(_) => "a read",
+        Op::Part { .. } | Op::SumsPage { .. } | Op::RoundRead { .. } | Op::Recovery(_) => "a read",
     }
 }
