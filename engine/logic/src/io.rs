@@ -4,8 +4,8 @@
 use lockstep_control::{Change, Command, Outcome, Rejected};
 use lockstep_store::{DiskOp, DiskResult, DiskToken};
 use lockstep_types::{
-    AttachmentId, DeviceId, Epoch, NodeId, ReplicaId, Request, RequestError, Response, Sequence,
-    Stamp, VolumeId,
+    AttachmentId, DeviceId, Epoch, ExtentIndex, NodeId, ReplicaId, Request, RequestError, Response,
+    Sequence, Stamp, VolumeId,
 };
 use lockstep_wire::Message;
 
@@ -178,6 +178,30 @@ pub enum NodeEvent {
         replica: ReplicaId,
         start: u64,
         count: u32,
+    },
+    /// A volume's primary compared all copies of it with each other once (R17).
+    Compared { volume: VolumeId, extents: u64 },
+    /// A primary found that a copy lost a write which its device had acknowledged; it is repaired from
+    /// the winner (R17).
+    LostWrite {
+        volume: VolumeId,
+        extent: ExtentIndex,
+        winner: ReplicaId,
+        loser: ReplicaId,
+    },
+    /// A primary found two different copies of an extent and nothing that says which is right: nothing
+    /// is repaired, people must decide (R17).
+    CopiesDiffer {
+        volume: VolumeId,
+        extent: ExtentIndex,
+        one: ReplicaId,
+        other: ReplicaId,
+    },
+    /// A device of this node lost a write that it had acknowledged, told by the volume's primary (R17).
+    DeviceLostWrite {
+        device: DeviceId,
+        volume: VolumeId,
+        replica: ReplicaId,
     },
     /// The volume waits, and for whom.
     Waiting { volume: VolumeId, reason: String },

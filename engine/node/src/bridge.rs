@@ -448,6 +448,17 @@ fn log(event: &NodeEvent) {
             metrics::counter!("lockstep_blocks_repaired_total").increment(u64::from(*count));
             tracing::warn!(?event);
         }
+        // Told to the node of the device; the primary's own event names both copies.
+        NodeEvent::DeviceLostWrite { device, .. } => {
+            let device = device.to_string();
+            metrics::counter!("lockstep_lost_writes_total", "device" => device).increment(1);
+            tracing::error!(?event);
+        }
+        NodeEvent::LostWrite { .. } => tracing::warn!(?event),
+        NodeEvent::CopiesDiffer { .. } => {
+            metrics::counter!("lockstep_copies_differ_total").increment(1);
+            tracing::error!(?event);
+        }
         _ => tracing::info!(?event),
     }
 }

@@ -1,6 +1,7 @@
 //! The primary of a volume: it sequences writes, fans them out, counts durable acks, and answers the
 //! client. One instance lives as long as its node wants the role; every opening is a new epoch (R9).
 
+mod compare;
 mod copy;
 mod exchange;
 mod join;
@@ -17,6 +18,7 @@ use crate::mutate::Broken;
 use crate::overlap::Overlap;
 use crate::slow::Slow;
 use crate::view::{Expected, View};
+use compare::Compare;
 use copy::Copy;
 use exchange::Absent;
 use join::Join;
@@ -141,6 +143,21 @@ pub enum PrimaryEvent {
         start: u64,
         count: u32,
     },
+    /// A pass over the volume ended: so many extents were compared on all members (R17).
+    Compared { extents: u64 },
+    /// The loser's device lost a write of the extent that it had acknowledged; it is repaired (R17).
+    LostWrite {
+        extent: ExtentIndex,
+        winner: ReplicaId,
+        loser: ReplicaId,
+    },
+    /// Two copies of an extent differ, and their stamps do not say which is right: nothing is repaired,
+    /// people must decide (R17).
+    Differ {
+        extent: ExtentIndex,
+        one: ReplicaId,
+        other: ReplicaId,
+    },
     /// It waits; for whom and why.
     Waiting { reason: String },
 }
@@ -236,6 +253,7 @@ pub struct Primary {
     join: Option<Join>,
     copies: BTreeMap<u64, Copy>,
     repairs: VecDeque<Repair>,
+    compare: Compare,
     slow: Slow,
     /// Not to be joined before this time, after a failure or a soft eviction.
     hold_down: BTreeMap<ReplicaId, HoldDown>,
@@ -282,6 +300,7 @@ impl Primary {
             join: None,
             copies: BTreeMap::new(),
             repairs: VecDeque::new(),
+            compare: Compare::default(),
             slow: Slow::default(),
             hold_down: BTreeMap::new(),
             held: VecDeque::new(),
