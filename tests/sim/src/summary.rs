@@ -15,6 +15,8 @@ pub const EXPECTED: &[&str] = &[
     "client: no space",
     "client: request reissued",
     "client: write zeroes",
+    "compare: a pass ended",
+    "compare: extents compared",
     "control: reconfigured",
     "control: snapshot taken",
     "control: voters replaced",

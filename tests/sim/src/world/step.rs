@@ -247,6 +247,13 @@ impl World {
             }
             NodeEvent::ResyncProgress { .. } => "resync: progress",
             NodeEvent::ResyncVerified { .. } => "resync: verified",
+            NodeEvent::Compared { extents, .. } => {
+                self.coverage.add("compare: extents compared", *extents);
+                "compare: a pass ended"
+            }
+            NodeEvent::LostWrite { .. } => "compare: lost write found",
+            NodeEvent::DeviceLostWrite { .. } => "compare: lost write counted by its node",
+            NodeEvent::CopiesDiffer { .. } => "compare: copies differ",
             NodeEvent::Repaired { .. } => "repair: blocks repaired",
             NodeEvent::Waiting { volume, reason } => {
                 self.checks.waiting.insert(*volume, reason.clone());
