@@ -59,23 +59,7 @@ pub(crate) fn of_volume(volume: VolumeId, event: PrimaryEvent) -> NodeEvent {
             start,
             count,
         },
-        PrimaryEvent::Compared { extents } => NodeEvent::Compared { volume, extents },
-        PrimaryEvent::LostWrite {
-            extent,
-            winner,
-            loser,
-        } => NodeEvent::LostWrite {
-            volume,
-            extent,
-            winner,
-            loser,
-        },
-        PrimaryEvent::Differ { extent, one, other } => NodeEvent::CopiesDiffer {
-            volume,
-            extent,
-            one,
-            other,
-        },
+        PrimaryEvent::Comparison(found) => NodeEvent::Comparison { volume, found },
         PrimaryEvent::Waiting { reason } => NodeEvent::Waiting { volume, reason },
     }
 }

@@ -2,10 +2,11 @@
 //! TLS links, tokio's control plane) and the simulator drive the same [`Node`](crate::Node) through it.
 
 use lockstep_control::{Change, Command, Outcome, Rejected};
+use lockstep_protocol::Comparison;
 use lockstep_store::{DiskOp, DiskResult, DiskToken};
 use lockstep_types::{
-    AttachmentId, DeviceId, Epoch, ExtentIndex, NodeId, ReplicaId, Request, RequestError, Response,
-    Sequence, Stamp, VolumeId,
+    AttachmentId, DeviceId, Epoch, NodeId, ReplicaId, Request, RequestError, Response, Sequence,
+    Stamp, VolumeId,
 };
 use lockstep_wire::Message;
 
@@ -179,24 +180,8 @@ pub enum NodeEvent {
         start: u64,
         count: u32,
     },
-    /// A volume's primary compared all copies of it with each other once (R17).
-    Compared { volume: VolumeId, extents: u64 },
-    /// A primary found that a copy lost a write which its device had acknowledged; it is repaired from
-    /// the winner (R17).
-    LostWrite {
-        volume: VolumeId,
-        extent: ExtentIndex,
-        winner: ReplicaId,
-        loser: ReplicaId,
-    },
-    /// A primary found two different copies of an extent and nothing that says which is right: nothing
-    /// is repaired, people must decide (R17).
-    CopiesDiffer {
-        volume: VolumeId,
-        extent: ExtentIndex,
-        one: ReplicaId,
-        other: ReplicaId,
-    },
+    /// A volume's primary compared its copies with each other (R17).
+    Comparison { volume: VolumeId, found: Comparison },
     /// A device of this node lost a write that it had acknowledged, told by the volume's primary (R17).
     DeviceLostWrite {
         device: DeviceId,

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use lockstep_protocol::mutate::Broken;
 use lockstep_protocol::{
-    Primary, PrimaryEvent, PrimaryOut, ProposalEnd, ReplicaView, Role, Timings, View,
+    Comparison, Primary, PrimaryEvent, PrimaryOut, ProposalEnd, ReplicaView, Role, Timings, View,
 };
 use lockstep_types::{
-    AttachmentId, BLOCK, BlockRange, Checksums, Epoch, ExtentIndex, Gap, Incarnation, LineageId,
-    Nanos, NodeId, RecordKind, ReplicaId, Request, RequestOp, SECOND, Sequence, Stamp, VolumeId,
+    AttachmentId, BLOCK, BlockRange, Epoch, ExtentIndex, Gap, Incarnation, LineageId, Nanos,
+    NodeId, RecordKind, ReplicaId, Request, RequestOp, SECOND, Sequence, Stamp, VolumeId,
     checksum_blocks, millis,
 };
 use lockstep_wire::{
@@ -288,7 +288,7 @@ impl Bench {
 
     fn passes(&self) -> Vec<u64> {
         let compared = |event: &PrimaryEvent| match event {
-            PrimaryEvent::Compared { extents } => Some(*extents),
+            PrimaryEvent::Comparison(Comparison::PassEnded { extents }) => Some(*extents),
             _ => None,
         };
         self.events.iter().filter_map(compared).collect()
@@ -315,11 +315,11 @@ fn r17_the_newer_stamp_wins_and_the_other_disk_counts_a_lost_write() {
     let mut bench = Bench::open();
     bench.give(2, 3, (8, 9));
     bench.pass(PASS + SECOND / 2);
-    let lost = PrimaryEvent::LostWrite {
+    let lost = PrimaryEvent::Comparison(Comparison::LostWrite {
         extent: 3,
         winner: replica(1),
         loser: replica(2),
-    };
+    });
     assert!(bench.events.contains(&lost), "{:?}", bench.events);
     assert_eq!(bench.told, [(replica(2), 3)]);
     assert_eq!(bench.copies, [(replica(2), RecordKind::Write)]);
@@ -344,11 +344,11 @@ fn r17_equal_stamps_are_reported_once_a_pass_and_nothing_is_repaired() {
     let mut bench = Bench::open();
     bench.give(2, 3, (8, 10));
     bench.pass(PASS + SECOND / 2);
-    let differ = PrimaryEvent::Differ {
+    let differ = PrimaryEvent::Comparison(Comparison::Differ {
         extent: 3,
         one: replica(1),
         other: replica(2),
-    };
+    });
     let reports = bench.events.iter().filter(|event| **event == differ);
     assert_eq!(reports.count(), 1);
     assert!(bench.told.is_empty() && bench.copies.is_empty());
@@ -360,7 +360,8 @@ fn an_extent_that_one_copy_knows_nothing_of_is_reported() {
     bench.give(2, EXTENTS as u32 - 1, (8, 10));
     bench.pass(PASS + SECOND / 2);
     assert!(bench.told.is_empty() && bench.copies.is_empty());
-    let differ = |e: &&PrimaryEvent| matches!(e, PrimaryEvent::Differ { .. });
+    let differ =
+        |e: &&PrimaryEvent| matches!(e, PrimaryEvent::Comparison(Comparison::Differ { .. }));
     assert_eq!(bench.events.iter().filter(differ).count(), 1);
 }
 

@@ -8,9 +8,10 @@
 //! confirms it.
 
 use super::copy::{Copy, CopyEnd};
+use super::verdict::{Held, judge};
 use super::write::Occupant;
 use super::{Primary, PrimaryEvent, PrimaryOut};
-use crate::mutate::{Broken, Mutation};
+use crate::mutate::Mutation;
 use lockstep_types::{
     BlockRange, EXTENT_BLOCKS, ExtentIndex, Nanos, ReplicaId, Sequence, millis, seconds,
 };
@@ -25,6 +26,27 @@ const UNANSWERED: Nanos = seconds(10);
 const LEAST_INTERVAL: Nanos = millis(10);
 /// A pass that fell behind catches up by no more than this at once.
 const BEHIND: Nanos = seconds(1);
+
+/// What a comparison found.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Comparison {
+    /// A pass over the volume ended: so many extents were compared on all members.
+    PassEnded { extents: u64 },
+    /// The loser's device lost a write of the extent that it had acknowledged. It is repaired, from the
+    /// winner or one that has the same.
+    LostWrite {
+        extent: ExtentIndex,
+        winner: ReplicaId,
+        loser: ReplicaId,
+    },
+    /// Two copies of an extent differ, and no stamp says which is right: they are left as they are, and
+    /// people must decide.
+    Differ {
+        extent: ExtentIndex,
+        one: ReplicaId,
+        other: ReplicaId,
+    },
+}
 
 /// Where the comparison is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -104,26 +126,6 @@ enum Stage {
 }
 
 type Answer = Result<Held, ReplicaError>;
-
-/// An extent as one member has it.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Held {
-    content: ExtentContent,
-    /// What last touched it there. Within the certified set sequences alone order stamps: restamping
-    /// changes the epoch only (R11).
-    newest: Sequence,
-}
-
-/// What a confirmed difference means.
-#[derive(PartialEq, Eq, Debug)]
-struct Verdict {
-    /// Who has the newest content; none when nobody can be said to.
-    winner: Option<ReplicaId>,
-    /// Whose content is another and older.
-    losers: Vec<ReplicaId>,
-    /// Of whom the stamps do not say who is right.
-    undecided: Option<(ReplicaId, ReplicaId)>,
-}
 
 impl Compare {
     /// Whether an answer with this id is for the comparison.
@@ -223,9 +225,12 @@ impl Primary {
         let place = (mixed % u64::from(extents)) as ExtentIndex;
         let (first, began) = match &before {
             Some(pass) => {
-                out.push(PrimaryOut::Event(PrimaryEvent::Compared {
-                    extents: pass.compared,
-                }));
+                say(
+                    Comparison::PassEnded {
+                        extents: pass.compared,
+                    },
+                    out,
+                );
                 (pass.first, now.max(pass.began + self.timings.compare_pass))
             }
             None => (place, now),
@@ -446,25 +451,29 @@ impl Primary {
         }
         let verdict = judge(found, self.broken);
         if let Some((one, other)) = verdict.undecided {
-            out.push(PrimaryOut::Event(PrimaryEvent::Differ {
-                extent: index,
-                one,
-                other,
-            }));
-        }
-        for loser in &verdict.losers {
-            let winner = verdict.winner.expect("who lost, lost to somebody");
-            out.push(PrimaryOut::Event(PrimaryEvent::LostWrite {
-                extent: index,
-                winner,
-                loser: *loser,
-            }));
-            self.send(*loser, RequestBody::LostWrite { index }, out);
+            let extent = index;
+            say(Comparison::Differ { extent, one, other }, out);
         }
         self.end_extent(now, true);
+        let Some(winner) = verdict.winner else {
+            return;
+        };
+        for loser in verdict.losers.iter().copied() {
+            let extent = index;
+            say(
+                Comparison::LostWrite {
+                    extent,
+                    winner,
+                    loser,
+                },
+                out,
+            );
+            self.send(loser, RequestBody::LostWrite { index }, out);
+        }
         // Who is undecided is no source either: only a winner's content is copied.
-        let others = |id: &&ReplicaId| Some(&found[*id].content) != verdict.content(found);
-        let except = found.keys().filter(others).copied().collect();
+        let right = &found[&winner].content;
+        let others = found.iter().filter(|(_, held)| held.content != *right);
+        let except = others.map(|(id, _)| *id).collect();
         self.mend(now, index, verdict.losers, except, out);
     }
 
@@ -551,87 +560,13 @@ impl Pass {
     }
 }
 
-impl Verdict {
-    fn content<'a>(&self, found: &'a BTreeMap<ReplicaId, Held>) -> Option<&'a ExtentContent> {
-        self.winner.map(|winner| &found[&winner].content)
-    }
-}
-
-/// R17: the newer stamp wins; of equal ones none does. An extent of which a member knows nothing at all
-/// has no stamp there: a discard that freed it is known only until the next start (S10), and what it lacks
-/// may be newer than what the others have.
-fn judge(found: &BTreeMap<ReplicaId, Held>, broken: Broken) -> Verdict {
-    let stamps = found.values().map(|held| held.newest);
-    let best = match broken.is(Mutation::R17OlderWins) {
-        true => stamps.min(),
-        false => stamps.max(),
-    };
-    let mut best = found.iter().filter(|(_, held)| Some(held.newest) == best);
-    let (winner, won) = best.next().expect("two copies differ");
-    let equal = best.find(|(_, held)| held.content != won.content);
-    if let Some((other, _)) = equal
-        && !broken.is(Mutation::R17EqualRepaired)
-    {
-        return Verdict {
-            winner: None,
-            losers: Vec::new(),
-            undecided: Some((*winner, *other)),
-        };
-    }
-    let others = || found.iter().filter(|(_, held)| held.content != won.content);
-    let unknown = |held: &Held| held.newest == Sequence::ZERO;
-    let losers = others().filter(|(_, held)| !unknown(held));
-    let undecided = others().find(|(_, held)| unknown(held));
-    Verdict {
-        winner: Some(*winner),
-        losers: losers.map(|(id, _)| *id).collect(),
-        undecided: undecided.map(|(id, _)| (*winner, *id)),
-    }
+fn say(found: Comparison, out: &mut Vec<PrimaryOut>) {
+    out.push(PrimaryOut::Event(PrimaryEvent::Comparison(found)));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const A: ReplicaId = ReplicaId::from_u128(1);
-    const B: ReplicaId = ReplicaId::from_u128(2);
-    const C: ReplicaId = ReplicaId::from_u128(3);
-
-    /// Members with a content, told apart by a number, and their newest sequence.
-    fn verdict(held: &[(ReplicaId, u32, u64)]) -> Verdict {
-        let held = held.iter().map(|(id, content, newest)| {
-            let content = ExtentContent {
-                present: 1,
-                checksums: vec![*content],
-            };
-            let newest = Sequence(*newest);
-            (*id, Held { content, newest })
-        });
-        judge(&held.collect(), Broken::default())
-    }
-
-    #[test]
-    fn the_newer_stamp_wins() {
-        let found = verdict(&[(A, 7, 10), (B, 7, 12), (C, 8, 9)]);
-        assert_eq!((found.winner, found.losers), (Some(B), vec![C]));
-        assert_eq!(found.undecided, None, "a had the same content");
-        let found = verdict(&[(A, 7, 10), (B, 8, 12), (C, 9, 9)]);
-        assert_eq!((found.winner, found.losers), (Some(B), vec![A, C]));
-    }
-
-    #[test]
-    fn of_equal_stamps_none_wins() {
-        let found = verdict(&[(A, 7, 10), (B, 8, 10), (C, 8, 9)]);
-        assert_eq!((found.winner, found.losers), (None, vec![]));
-        assert_eq!(found.undecided, Some((A, B)));
-    }
-
-    #[test]
-    fn who_knows_no_stamp_is_not_judged() {
-        let found = verdict(&[(A, 7, 10), (B, 8, 0), (C, 8, 9)]);
-        assert_eq!((found.winner, found.losers), (Some(A), vec![C]));
-        assert_eq!(found.undecided, Some((A, B)));
-    }
 
     #[test]
     fn a_pass_goes_round_once() {

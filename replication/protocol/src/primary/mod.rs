@@ -11,6 +11,7 @@ mod read;
 mod repair;
 mod roll;
 mod status;
+mod verdict;
 mod write;
 
 use crate::Timings;
@@ -19,6 +20,7 @@ use crate::overlap::Overlap;
 use crate::slow::Slow;
 use crate::view::{Expected, View};
 use compare::Compare;
+pub use compare::Comparison;
 use copy::Copy;
 use exchange::Absent;
 use join::Join;
@@ -143,21 +145,8 @@ pub enum PrimaryEvent {
         start: u64,
         count: u32,
     },
-    /// A pass over the volume ended: so many extents were compared on all members (R17).
-    Compared { extents: u64 },
-    /// The loser's device lost a write of the extent that it had acknowledged; it is repaired (R17).
-    LostWrite {
-        extent: ExtentIndex,
-        winner: ReplicaId,
-        loser: ReplicaId,
-    },
-    /// Two copies of an extent differ, and their stamps do not say which is right: nothing is repaired,
-    /// people must decide (R17).
-    Differ {
-        extent: ExtentIndex,
-        one: ReplicaId,
-        other: ReplicaId,
-    },
+    /// The copies were compared with each other (R17).
+    Comparison(Comparison),
     /// It waits; for whom and why.
     Waiting { reason: String },
 }
