@@ -59,6 +59,7 @@ pub(crate) fn of_volume(volume: VolumeId, event: PrimaryEvent) -> NodeEvent {
             start,
             count,
         },
+        PrimaryEvent::Comparison(found) => NodeEvent::Comparison { volume, found },
         PrimaryEvent::Waiting { reason } => NodeEvent::Waiting { volume, reason },
     }
 }

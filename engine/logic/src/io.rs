@@ -2,6 +2,7 @@
 //! TLS links, tokio's control plane) and the simulator drive the same [`Node`](crate::Node) through it.
 
 use lockstep_control::{Change, Command, Outcome, Rejected};
+use lockstep_protocol::Comparison;
 use lockstep_store::{DiskOp, DiskResult, DiskToken};
 use lockstep_types::{
     AttachmentId, DeviceId, Epoch, NodeId, ReplicaId, Request, RequestError, Response, Sequence,
@@ -178,6 +179,14 @@ pub enum NodeEvent {
         replica: ReplicaId,
         start: u64,
         count: u32,
+    },
+    /// A volume's primary compared its copies with each other (R17).
+    Comparison { volume: VolumeId, found: Comparison },
+    /// A device of this node lost a write that it had acknowledged, told by the volume's primary (R17).
+    DeviceLostWrite {
+        device: DeviceId,
+        volume: VolumeId,
+        replica: ReplicaId,
     },
     /// The volume waits, and for whom.
     Waiting { volume: VolumeId, reason: String },

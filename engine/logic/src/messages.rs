@@ -1,6 +1,6 @@
 //! Which replica or primary a message, or a store's answer, belongs to.
 
-use crate::io::Output;
+use crate::io::{NodeEvent, Output};
 use crate::node::{Node, Queued};
 use crate::pool::{Access, Condition, Owner};
 use lockstep_protocol::{Primary, PrimaryEvent, PrimaryOut, Secondary};
@@ -192,10 +192,18 @@ impl Node {
             .get_mut(&local.device)
             .expect("a replica here is on a pool here");
         let before = local.secondary.meta().promised;
+        let lost_before = local.secondary.lost_writes();
         let mut replies = std::mem::take(&mut self.scratch.replies);
         let mut access = pool.access(replica, self.now);
         act(&mut local.secondary, self.now, &mut access, &mut replies);
         let (promised, volume) = (local.secondary.meta().promised, local.volume);
+        if local.secondary.lost_writes() > lost_before {
+            out.push(Output::Event(NodeEvent::DeviceLostWrite {
+                device: local.device,
+                volume,
+                replica,
+            }));
+        }
         for (to, reply) in replies.drain(..) {
             self.send_reply(to, reply, out);
         }
@@ -323,6 +331,7 @@ impl Node {
                 });
             }
             Event::ExtentSums { tag, result } => {
+                let newest = result.as_ref().map(|sums| sums.newest).unwrap_or_default();
                 let result = result
                     .map(|sums| ExtentContent {
                         present: sums.present,
@@ -330,7 +339,7 @@ impl Node {
                     })
                     .map_err(|error| replica_error(&error));
                 self.answer_secondary(device, tag, out, |secondary, _, _, replies| {
-                    secondary.on_sums(tag, result, replies);
+                    secondary.on_sums(tag, newest, result, replies);
                 });
             }
             Event::Corrupt { replica, range } => {

@@ -12,6 +12,7 @@ use lockstep_control::candidates::Held;
 use lockstep_fuse::Negotiated;
 use lockstep_logic::ReplicaInspection;
 use lockstep_logic::io::{AttachmentState, NodeEvent, ProposalResult, Ticket};
+use lockstep_protocol::Comparison;
 use lockstep_types::{AttachmentId, DeviceId, Gap, NodeId, NodeRole, VolumeId};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -448,6 +449,20 @@ fn log(event: &NodeEvent) {
             metrics::counter!("lockstep_blocks_repaired_total").increment(u64::from(*count));
             tracing::warn!(?event);
         }
+        // Told to the node of the device; the primary's own event names both copies.
+        NodeEvent::DeviceLostWrite { device, .. } => {
+            let device = device.to_string();
+            metrics::counter!("lockstep_lost_writes_total", "device" => device).increment(1);
+            tracing::error!(?event);
+        }
+        NodeEvent::Comparison { found, .. } => match found {
+            Comparison::PassEnded { .. } => tracing::info!(?event),
+            Comparison::LostWrite { .. } => tracing::warn!(?event),
+            Comparison::Differ { .. } => {
+                metrics::counter!("lockstep_copies_differ_total").increment(1);
+                tracing::error!(?event);
+            }
+        },
         _ => tracing::info!(?event),
     }
 }

@@ -19,7 +19,9 @@ pub mod mutate;
 
 pub use durability::is_durable;
 pub use lease::Grant;
-pub use primary::{Primary, PrimaryEvent, PrimaryOut, PrimaryStatus, Proposal, ProposalEnd, Role};
+pub use primary::{
+    Comparison, Primary, PrimaryEvent, PrimaryOut, PrimaryStatus, Proposal, ProposalEnd, Role,
+};
 pub use reconcile::{Union, UnionError, union_of_tails};
 pub use secondary::{ReplicaStore, Secondary};
 pub use timings::Timings;

@@ -35,6 +35,9 @@ pub enum Mutation {
     R16StaleCopyAccepted,
     R16CopyOutsideOrder,
     R16NoDigest,
+    R17OlderWins,
+    R17NeverCompared,
+    R17EqualRepaired,
     R19AckNeedsControl,
     R21SuspectServes,
     R22GapCountsAsSilence,
@@ -43,7 +46,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them, in order.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::R1RemoveBeforeCommit,
         Self::R1JoinBeforeRequired,
         Self::R1UnknownForgotten,
@@ -74,6 +77,9 @@ impl Mutation {
         Self::R16StaleCopyAccepted,
         Self::R16CopyOutsideOrder,
         Self::R16NoDigest,
+        Self::R17OlderWins,
+        Self::R17NeverCompared,
+        Self::R17EqualRepaired,
         Self::R19AckNeedsControl,
         Self::R21SuspectServes,
         Self::R22GapCountsAsSilence,

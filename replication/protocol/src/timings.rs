@@ -29,6 +29,8 @@ pub struct Timings {
     pub reserve_step: u32,
     /// Extents in work at a time during a resync.
     pub copies: usize,
+    /// A volume's copies are compared with each other once in this time (R17); 0: never.
+    pub compare_pass: Nanos,
 }
 
 impl Default for Timings {
@@ -46,6 +48,7 @@ impl Default for Timings {
             window: 1 << 20,
             reserve_step: 64,
             copies: 4,
+            compare_pass: seconds(7 * 24 * 3600),
         }
     }
 }

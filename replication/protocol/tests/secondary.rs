@@ -280,6 +280,7 @@ fn r3_nothing_below_the_promise_is_answered() {
             from: Sequence(1000),
         },
         RequestBody::ExtentSums { id, index: 0 },
+        RequestBody::LostWrite { index: 0 },
     ] {
         let what = format!("{body:?}, not even before the new promise is durable");
         let refused = [ReplyBody::Refused { promised }];

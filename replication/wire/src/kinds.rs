@@ -26,6 +26,7 @@
 //! | 0x1d | Copy | 72 | id, optional resync number, read at, kind, range, checksums; its blocks in the payload |
 //! | 0x1e | ExtentSums | 36 | id, index u32 |
 //! | 0x1f | Certify | 76 | id, resync number, last, floor, blocks u64, list of epoch starts |
+//! | 0x20 | LostWrite | 28 | index u32 |
 //! | 0x40 | Probed | 42 | id, promised, gap, joining |
 //! | 0x41 | Sealed | 82 | gap, floor, last, blocks u64, clear in, joining, list of epoch starts, list of tail entries |
 //! | 0x42 | FetchedRecord | 33 | id, flag, record if set |
@@ -37,7 +38,7 @@
 //! | 0x48 | Extents | 41 | id, optional next u32, list of extents |
 //! | 0x49 | CutDone | 32 | id |
 //! | 0x4a | CopyDone | 33 | id, result of nothing |
-//! | 0x4b | ExtentSummed | 41 | id, result of an extent's content |
+//! | 0x4b | ExtentSummed | 49 | id, newest, result of an extent's content |
 //! | 0x4c | Certified | 32 | id |
 //! | 0x4d | Refused | 32 | promised |
 //! | 0x4e | NoSuchLife | 33 | optional incarnation |
@@ -234,6 +235,7 @@ table! { RequestBody {
     0x1d Copy { id: u64, resync: Option<ResyncNumber>, read_at: Stamp; CopyContent { kind, range, checksums, payload } };
     0x1e ExtentSums { id: u64, index: ExtentIndex };
     0x1f Certify { id: u64, resync: ResyncNumber, last: Sequence, floor: Stamp, blocks: u64, history: Vec<EpochStart> };
+    0x20 LostWrite { index: ExtentIndex };
 } }
 
 table! { ReplyBody {
@@ -248,7 +250,7 @@ table! { ReplyBody {
     0x48 Extents { id: u64, next: Option<ExtentIndex>, extents: Vec<(ExtentIndex, Sequence)> };
     0x49 CutDone { id: u64 };
     0x4a CopyDone { id: u64, result: Result<(), ReplicaError> };
-    0x4b ExtentSummed { id: u64, result: Result<ExtentContent, ReplicaError> };
+    0x4b ExtentSummed { id: u64, newest: Sequence, result: Result<ExtentContent, ReplicaError> };
     0x4c Certified { id: u64 };
     0x4d Refused { promised: Epoch };
     0x4e NoSuchLife { incarnation: Option<Incarnation> };

@@ -121,7 +121,7 @@ pub enum RequestBody {
         checksums: Checksums,
         payload: Bytes,
     },
-    /// The checksums of one extent, to compare (R16).
+    /// The checksums of one extent, to compare (R16, R17).
     ExtentSums { id: u64, index: ExtentIndex },
     /// Everything was copied and compared: persist that you hold all up to `last`, with this
     /// history, and drop your cut (R15).
@@ -133,6 +133,8 @@ pub enum RequestBody {
         blocks: u64,
         history: Vec<EpochStart>,
     },
+    /// Your device lost an acknowledged write of this extent: count it (R17). Not answered.
+    LostWrite { index: ExtentIndex },
 }
 
 /// What a replica answers.
@@ -183,9 +185,11 @@ pub enum ReplyBody {
         id: u64,
         result: Result<(), ReplicaError>,
     },
-    /// To [`RequestBody::ExtentSums`].
+    /// To [`RequestBody::ExtentSums`]; `newest` is the last sequence that touched the extent here, 0 if
+    /// none is known.
     ExtentSummed {
         id: u64,
+        newest: Sequence,
         result: Result<ExtentContent, ReplicaError>,
     },
     /// The certified state is durable.

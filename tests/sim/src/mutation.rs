@@ -194,6 +194,8 @@ fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'sta
             &["joined-and-alone", "resync-under-writes", "world"]
         }
         Of::R16NoDigest => &["resync-under-writes", "discard-while-away", "world"],
+        Of::R17OlderWins | Of::R17NeverCompared => &["lost-write", "world"],
+        Of::R17EqualRepaired => &["equal-stamps", "world"],
         Of::R7NoReservation => &["full-on-one", "world"],
         Of::R14ReadDoesNotWait => &["read-before-its-end", "world"],
         Of::R14NotTakenAgain => &["read-again-elsewhere", "world"],

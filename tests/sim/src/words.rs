@@ -90,9 +90,9 @@ fn reply_body(body: &ReplyBody) -> String {
                 record.as_ref().map(|record| record.stamp)
             )
         }
-        ReplyBody::ExtentSummed { id, result } => {
+        ReplyBody::ExtentSummed { id, newest, result } => {
             format!(
-                "ExtentSummed #{id} {:?}",
+                "ExtentSummed #{id} newest {newest} {:?}",
                 result.as_ref().map(|content| content.present)
             )
         }

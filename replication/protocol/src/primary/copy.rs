@@ -22,6 +22,7 @@ pub(super) struct Copy {
     held: Option<Nanos>,
     bytes: u64,
     tries: u32,
+    /// Who is no source.
     bad: Vec<ReplicaId>,
 }
 
@@ -72,6 +73,18 @@ impl Copy {
             bytes: 0,
             tries: 0,
             bad: Vec::new(),
+        }
+    }
+
+    /// A repair of a member for which none of `except` is a source.
+    pub(super) fn repair_without(
+        target: ReplicaId,
+        range: BlockRange,
+        except: Vec<ReplicaId>,
+    ) -> Self {
+        Self {
+            bad: except,
+            ..Self::new(target, range, None)
         }
     }
 }
@@ -368,7 +381,6 @@ impl Primary {
     pub(super) fn on_copy_sums(
         &mut self,
         now: Nanos,
-        _from: ReplicaId,
         id: u64,
         result: Result<ExtentContent, ReplicaError>,
         out: &mut Vec<PrimaryOut>,

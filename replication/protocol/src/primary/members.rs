@@ -70,8 +70,12 @@ impl Primary {
             ReplyBody::Failed => self.condemn(now, replica, "its device failed", out),
             ReplyBody::OutOfOrder { .. } => self.on_out_of_order(now, replica, out),
             ReplyBody::CopyDone { id, result } => self.on_copy_done(now, id, result, out),
-            ReplyBody::ExtentSummed { id, result } => {
-                self.on_copy_sums(now, replica, id, result, out)
+            ReplyBody::ExtentSummed { id, newest, result } => match self.compare.asked(id) {
+                true => self.on_compare_sums(now, replica, id, newest, result, out),
+                false => self.on_copy_sums(now, id, result, out),
+            },
+            ReplyBody::Extents { id, extents, next } if self.compare.asked(id) => {
+                self.on_compare_listed(replica, id, &extents, next);
             }
             body => self.on_join_reply(now, replica, body, out),
         }

@@ -1,6 +1,7 @@
 //! The primary of a volume: it sequences writes, fans them out, counts durable acks, and answers the
 //! client. One instance lives as long as its node wants the role; every opening is a new epoch (R9).
 
+mod compare;
 mod copy;
 mod exchange;
 mod join;
@@ -10,6 +11,7 @@ mod read;
 mod repair;
 mod roll;
 mod status;
+mod verdict;
 mod write;
 
 use crate::Timings;
@@ -17,6 +19,8 @@ use crate::mutate::Broken;
 use crate::overlap::Overlap;
 use crate::slow::Slow;
 use crate::view::{Expected, View};
+use compare::Compare;
+pub use compare::Comparison;
 use copy::Copy;
 use exchange::Absent;
 use join::Join;
@@ -141,6 +145,8 @@ pub enum PrimaryEvent {
         start: u64,
         count: u32,
     },
+    /// The copies were compared with each other (R17).
+    Comparison(Comparison),
     /// It waits; for whom and why.
     Waiting { reason: String },
 }
@@ -236,6 +242,7 @@ pub struct Primary {
     join: Option<Join>,
     copies: BTreeMap<u64, Copy>,
     repairs: VecDeque<Repair>,
+    compare: Compare,
     slow: Slow,
     /// Not to be joined before this time, after a failure or a soft eviction.
     hold_down: BTreeMap<ReplicaId, HoldDown>,
@@ -282,6 +289,7 @@ impl Primary {
             join: None,
             copies: BTreeMap::new(),
             repairs: VecDeque::new(),
+            compare: Compare::default(),
             slow: Slow::default(),
             hold_down: BTreeMap::new(),
             held: VecDeque::new(),

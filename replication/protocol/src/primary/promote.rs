@@ -38,6 +38,7 @@ impl Primary {
                 self.complete_ready(now, out);
                 self.advance_join(now, out);
                 self.advance_repairs(now, out);
+                self.advance_compare(now, out);
             }
             _ => {}
         }
@@ -108,6 +109,7 @@ impl Primary {
         self.join = None;
         self.copies.clear();
         self.repairs.clear();
+        self.compare = Default::default();
         self.proposal = None;
     }
 

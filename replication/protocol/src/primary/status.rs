@@ -79,6 +79,7 @@ impl Primary {
         self.serves()
             && self.join.is_none()
             && self.repairs.is_empty()
+            && !self.compare.is_mending()
             && self
                 .view
                 .replicas

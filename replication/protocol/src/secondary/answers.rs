@@ -2,7 +2,7 @@
 //! worthless (R3).
 
 use super::{Asked, Pending, ReplicaStore, Replies, Secondary};
-use lockstep_types::{Nanos, Record};
+use lockstep_types::{Nanos, Record, Sequence};
 use lockstep_wire::{ExtentContent, ReadPieces, ReplicaError, ReplyBody};
 
 impl Secondary {
@@ -73,16 +73,17 @@ impl Secondary {
         }
     }
 
-    /// Checksums of an extent were read.
+    /// Checksums of an extent were read, and the newest sequence that touched it.
     pub fn on_sums(
         &mut self,
         tag: u64,
+        newest: Sequence,
         result: Result<ExtentContent, ReplicaError>,
         out: &mut Replies,
     ) {
         if let Some(Pending::Sums(asked)) = self.pending.remove(&tag) {
             let id = asked.id;
-            self.answer(asked, ReplyBody::ExtentSummed { id, result }, out);
+            self.answer(asked, ReplyBody::ExtentSummed { id, newest, result }, out);
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Secondary {
     pending: BTreeMap<u64, Pending>,
     seal: Option<PendingSeal>,
     failed: bool,
+    /// Writes that its device acknowledged and lost, as primaries found (R17); since the start.
+    lost_writes: u64,
     timings: Timings,
     broken: Broken,
 }
@@ -111,6 +113,7 @@ impl Secondary {
             pending: BTreeMap::new(),
             seal: None,
             failed: false,
+            lost_writes: 0,
             timings,
             broken,
         }
@@ -146,6 +149,11 @@ impl Secondary {
     /// Whether its device failed.
     pub fn is_failed(&self) -> bool {
         self.failed
+    }
+
+    /// Extents of which its device lost an acknowledged write, found since the start (R17).
+    pub fn lost_writes(&self) -> u64 {
+        self.lost_writes
     }
 
     /// A request of a primary.
@@ -197,6 +205,7 @@ impl Secondary {
                 let tag = store.extent_sums(index);
                 self.pending.insert(tag, Pending::Sums(asked(id)));
             }
+            RequestBody::LostWrite { .. } => self.lost_writes += 1,
             body => self.on_join_request(from, header, body, store, out),
         }
     }

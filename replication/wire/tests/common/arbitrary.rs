@@ -91,6 +91,7 @@ fn request() -> BoxedStrategy<RequestBody> {
             payload: record.payload,
         }),
         (id(), any::<u32>()).prop_map(|(id, index)| ExtentSums { id, index }),
+        any::<u32>().prop_map(|index| LostWrite { index }),
         (id(), resync(), sequence(), stamp(), id(), history()).prop_map(
             |(id, resync, last, floor, blocks, history)| Certify {
                 id,
@@ -147,7 +148,11 @@ fn reply() -> BoxedStrategy<ReplyBody> {
         }),
         id().prop_map(|id| CutDone { id }),
         (id(), result(Just(()).boxed())).prop_map(|(id, result)| CopyDone { id, result }),
-        (id(), result(content())).prop_map(|(id, result)| ExtentSummed { id, result }),
+        (id(), sequence(), result(content())).prop_map(|(id, newest, result)| ExtentSummed {
+            id,
+            newest,
+            result
+        }),
         id().prop_map(|id| Certified { id }),
         epoch().prop_map(|promised| Refused { promised }),
         option::of(any::<u64>().prop_map(Incarnation))

@@ -218,6 +218,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
                 history: history(),
             },
         ),
+        ("lost-write", LostWrite { index: 0x0a0b_0c0d }),
     ]
 }
 
@@ -358,6 +359,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
             "extent-summed",
             ExtentSummed {
                 id: ID,
+                newest: Sequence(0x0807_0605_0403_0201),
                 result: Ok(ExtentContent {
                     present: 1 | 1 << 63,
                     checksums: vec![0x0102_0304, 0x0506_0708],

@@ -41,6 +41,7 @@ pub(super) fn timings() -> Timings {
         copy_hold: 60 * SECOND,
         retry: SECOND,
         copies: 1,
+        compare_pass: 0,
         ..Timings::default()
     }
 }

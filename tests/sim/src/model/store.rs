@@ -183,7 +183,7 @@ impl Device {
             }
             Op::Sums(tag) => {
                 let content = self.sums();
-                secondary.on_sums(tag, Ok(content), out);
+                secondary.on_sums(tag, self.memory.newest(), Ok(content), out);
             }
         }
     }

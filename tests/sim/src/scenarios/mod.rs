@@ -1,6 +1,7 @@
 //! The worlds a seed can build, by name.
 
 mod control;
+mod lost_writes;
 mod over_budget;
 mod partitions;
 mod protocol;
@@ -338,6 +339,16 @@ pub const ALL: &[Scenario] = &[
         name: "full-on-one",
         about: "one pool is too small for what is written (R7)",
         run: rules::full_on_one,
+    },
+    Scenario {
+        name: "lost-write",
+        about: "a device loses writes it acknowledged, and its copy is all that is left (R17)",
+        run: lost_writes::lost_write,
+    },
+    Scenario {
+        name: "equal-stamps",
+        about: "two copies differ under one stamp: reported, nothing repaired (R17)",
+        run: lost_writes::equal_stamps,
     },
 ];
 

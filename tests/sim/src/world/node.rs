@@ -434,6 +434,8 @@ pub(crate) fn timings() -> Timings {
     Timings {
         window: 192 << 10,
         reserve_step: 4,
+        // Volumes are small, and a pass is to end within a seed.
+        compare_pass: 4 * SECOND,
         ..Timings::default()
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use lockstep_consensus::Input as VoterInput;
 use lockstep_logic::Node;
 use lockstep_logic::io::{Input, NodeEvent, Output};
+use lockstep_protocol::Comparison;
 use lockstep_store::{DiskResult, DiskToken};
 use lockstep_types::Nanos;
 use lockstep_wire::Message;
@@ -247,6 +248,15 @@ impl World {
             }
             NodeEvent::ResyncProgress { .. } => "resync: progress",
             NodeEvent::ResyncVerified { .. } => "resync: verified",
+            NodeEvent::Comparison { found, .. } => match found {
+                Comparison::PassEnded { extents } => {
+                    self.coverage.add("compare: extents compared", *extents);
+                    "compare: a pass ended"
+                }
+                Comparison::LostWrite { .. } => "compare: lost write found",
+                Comparison::Differ { .. } => "compare: copies differ",
+            },
+            NodeEvent::DeviceLostWrite { .. } => "compare: lost write counted by its node",
             NodeEvent::Repaired { .. } => "repair: blocks repaired",
             NodeEvent::Waiting { volume, reason } => {
                 self.checks.waiting.insert(*volume, reason.clone());
