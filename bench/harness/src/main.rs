@@ -7,21 +7,33 @@
 //!   copies and with one, and QEMU's quorum where it is installed, interleaved.
 //! - `metro`: the sites in network namespaces with distance between them, beside the minimal
 //!   replicator in the same ones.
+//! - `failover`: what the kill of a secondary, and of a site with one, does to a steady load.
 //! - `compare`: two runs beside each other, which differences exceed the noise, and a gate.
 //! - `plot`: the curves of a run, as `run` draws them with `--out`.
 #![forbid(unsafe_code)]
 
+mod beside;
 mod cluster;
 mod compare;
+mod crowd;
+mod database;
+mod failover;
 mod floor;
+mod interrupt;
 mod load;
+mod main_room;
 mod metro;
 mod peer;
+mod picture;
 mod plan;
 mod plot;
 mod results;
 mod run;
+mod scratch;
+mod size;
 mod table;
+mod timeline;
+mod timeline_plot;
 
 use clap::{Parser, Subcommand};
 
@@ -44,6 +56,8 @@ enum Mode {
     Run(run::Options),
     /// Measure with distance between the sites (root).
     Metro(metro::Options),
+    /// Measure what a failure does to a steady load.
+    Failover(failover::Options),
     /// Say which differences between two runs exceed the noise.
     Compare(compare::Options),
     /// Draw the curves of a run as SVG and PNG.
@@ -51,10 +65,13 @@ enum Mode {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Arguments::parse().mode {
+    let mode = Arguments::parse().mode;
+    interrupt::listen()?;
+    match mode {
         Mode::Load(options) => load::run(&options),
         Mode::Run(options) => run::run(&options),
         Mode::Metro(options) => metro::run(&options),
+        Mode::Failover(options) => failover::run(&options),
         Mode::Compare(options) => compare::run(&options),
         Mode::Plot(options) => plot::run(&options),
     }

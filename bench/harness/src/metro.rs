@@ -182,6 +182,7 @@ impl Bench {
             range: Some(SET),
             reads: 0,
             sync: false,
+            fua: false,
             sequential: false,
             rate: None,
         };
