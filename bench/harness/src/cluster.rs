@@ -87,12 +87,6 @@ impl Cluster {
             .with_context(|| format!("volume '{name}' got no block device: {attached}"))
     }
 
-    /// Detaches a volume and deletes it.
-    pub fn remove(&self, name: &str) -> anyhow::Result<()> {
-        self.call(&["volume", "detach", name])?;
-        self.call(&["volume", "delete", name])
-    }
-
     /// A volume as `lockstep volume show` has it.
     pub fn volume(&self, name: &str) -> anyhow::Result<Value> {
         self.json(&["volume", "show", name])

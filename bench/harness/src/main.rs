@@ -8,6 +8,7 @@
 //! - `metro`: the sites in network namespaces with distance between them, beside the minimal
 //!   replicator in the same ones.
 //! - `failover`: what the kill of a secondary, and of a site with one, does to a steady load.
+//! - `job`: devices, files and NBD exports that a job file names, of whichever product.
 //! - `compare`: two runs beside each other, which differences exceed the noise, and a gate.
 //! - `plot`: the curves of a run, as `run` draws them with `--out`.
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ mod database;
 mod failover;
 mod floor;
 mod interrupt;
+mod job;
 mod load;
 mod main_room;
 mod metro;
@@ -58,6 +60,8 @@ enum Mode {
     Metro(metro::Options),
     /// Measure what a failure does to a steady load.
     Failover(failover::Options),
+    /// Measure devices, files and NBD exports that a job file names.
+    Job(job::Options),
     /// Say which differences between two runs exceed the noise.
     Compare(compare::Options),
     /// Draw the curves of a run as SVG and PNG.
@@ -72,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Mode::Run(options) => run::run(&options),
         Mode::Metro(options) => metro::run(&options),
         Mode::Failover(options) => failover::run(&options),
+        Mode::Job(options) => job::run(&options),
         Mode::Compare(options) => compare::run(&options),
         Mode::Plot(options) => plot::run(&options),
     }

@@ -10,6 +10,8 @@ use crate::timeline_plot::TimelineChart;
 
 /// Milliseconds that a point of the whole picture stands for.
 const STEP: usize = 50;
+/// The same of the close-up.
+const FINE: usize = 5;
 /// Milliseconds that the close-up shows before the kill, and at least after it.
 const CLOSE: (usize, usize) = (200, 1000);
 
@@ -62,7 +64,9 @@ pub struct Outcome {
     pub full_rate_s: Option<f64>,
     /// Longest time without a completion from the return of the nodes on.
     pub stall_back_ms: f64,
-    /// Seconds from the return of the nodes until the rate was that of before the kill.
+    /// Rate while copies were brought up to date, of that before the kill; none if it took no time.
+    pub rate_in_resync: Option<f64>,
+    /// Seconds from all copies being in sync until the rate was that of before the kill.
     pub full_rate_back_s: Option<f64>,
     /// Seconds from the return of the nodes until the first sign of a resync.
     pub resync_begins_s: f64,
@@ -108,10 +112,14 @@ impl Outcome {
         let seconds = |nanos: u64| nanos as f64 / 1e9;
         let completions = timeline.by_millisecond();
         let index = |nanos: u64| ((nanos / MILLISECOND) as usize).min(completions.len());
-        let meanwhile: u64 = completions[index(killed)..index(back)]
-            .iter()
-            .map(|count| u64::from(*count))
-            .sum();
+        let done = |from: u64, to: u64| -> u64 {
+            let counts = &completions[index(from)..index(to).max(index(from))];
+            counts.iter().map(|count| u64::from(*count)).sum()
+        };
+        let written_meanwhile = done(killed, back) * u64::from(block);
+        let took = seconds(healthy.saturating_sub(resync));
+        let in_resync = done(resync, healthy) as f64;
+        let rate_in_resync = (took > 0.0 && usual > 0.0).then(|| in_resync / took / usual);
         Self {
             event: event.event.clone(),
             name: event.name.to_owned(),
@@ -122,11 +130,12 @@ impl Outcome {
             stall_ms: millis(timeline.longest_stall(killed, back)),
             full_rate_s: timeline.full_again(killed, usual).map(seconds),
             stall_back_ms: millis(timeline.longest_stall(back, end)),
-            full_rate_back_s: timeline.full_again(back, usual).map(seconds),
+            rate_in_resync,
+            full_rate_back_s: timeline.full_again(healthy, usual).map(seconds),
             resync_begins_s: seconds(resync.saturating_sub(back)),
-            resync_s: seconds(healthy.saturating_sub(resync)),
+            resync_s: took,
             resync_bytes,
-            written_meanwhile: meanwhile * u64::from(block),
+            written_meanwhile,
             completions,
         }
     }
@@ -155,7 +164,7 @@ impl Outcome {
             file: format!("failover-{}-{number}-near", self.name),
             title: format!("{}: from near", self.event),
             counts: self.completions.clone(),
-            step: 1,
+            step: FINE,
             from: killed.saturating_sub(CLOSE.0),
             to: (killed + after).min(self.completions.len()),
             zero: milli(self.moments.killed),
@@ -182,25 +191,29 @@ impl Failovers {
             "Stalls are the longest times without any completion, of {}. The full rate is nine tenths of that \
              before the kill, held for half a second; a dash: not reached.\n\n\
              | what | writes/s before | stall before, ms | stall at the kill, ms | full rate after, s \
-             | stall at the return, ms | full rate after, s | resync begins after, s | resync takes, s \
-             | copied, MiB | written meanwhile, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+             | stall at the return, ms | resync begins after, s | resync takes, s | rate meanwhile \
+             | full rate after that, s \
+             | copied, MiB | written meanwhile, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
             self.load
         );
         let seconds = |value: Option<f64>| value.map_or_else(|| "–".into(), |s| format!("{s:.2}"));
+        let share =
+            |value: Option<f64>| value.map_or_else(|| "–".into(), |it| format!("{it:.2} ×"));
         for it in &self.outcomes {
             let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             let _ = writeln!(
                 text,
-                "| {} | {:.0} | {:.0} | {:.0} | {} | {:.0} | {} | {:.2} | {:.2} | {:.1} | {:.1} |",
+                "| {} | {:.0} | {:.0} | {:.0} | {} | {:.0} | {:.2} | {:.2} | {} | {} | {:.1} | {:.1} |",
                 it.event,
                 it.usual_rate,
                 it.stall_before_ms,
                 it.stall_ms,
                 seconds(it.full_rate_s),
                 it.stall_back_ms,
-                seconds(it.full_rate_back_s),
                 it.resync_begins_s,
                 it.resync_s,
+                share(it.rate_in_resync),
+                seconds(it.full_rate_back_s),
                 mib(it.resync_bytes),
                 mib(it.written_meanwhile),
             );
@@ -244,6 +257,7 @@ mod tests {
         assert_eq!(it.stall_ms, 300.5);
         assert_eq!(it.full_rate_s, Some(0.3));
         assert_eq!(it.stall_back_ms, 0.5);
+        assert_eq!(it.rate_in_resync, Some(1.0));
         assert_eq!(it.full_rate_back_s, Some(0.0));
         assert_eq!(it.resync_begins_s, 0.2);
         assert_eq!(it.resync_s, 0.5);
@@ -256,11 +270,10 @@ mod tests {
         let mut all = Failovers::new(machine, "4k writes".into());
         all.outcomes.push(outcome());
         let text = all.render();
-        let row =
-            "| kill -9 of node a2 | 2000 | 0 | 300 | 0.30 | 0 | 0.00 | 0.20 | 0.50 | 1.0 | 13.3 |";
+        let row = "| kill -9 of node a2 | 2000 | 0 | 300 | 0.30 | 0 | 0.20 | 0.50 | 1.00 × | 0.00 | 1.0 | 13.3 |";
         assert!(text.contains(row), "{text}");
         let [whole, near] = outcome().charts(1);
         assert_eq!((whole.from, whole.to), (0, 5000));
-        assert_eq!((near.from, near.to, near.step), (800, 2000, 1));
+        assert_eq!((near.from, near.to, near.step), (800, 2000, FINE));
     }
 }

@@ -349,8 +349,7 @@ impl Export {
     /// # Errors
     /// It is none of those that can be measured here.
     pub fn parse(uri: &str) -> anyhow::Result<Self> {
-        const FORMS: &str =
-            "write nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH";
+        const FORMS: &str = "write nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH";
         if let Some(rest) = uri.strip_prefix("nbd+unix:///") {
             let socket = rest.split_once("?socket=");
             let (export, socket) = socket.with_context(|| format!("'{uri}': {FORMS}"))?;

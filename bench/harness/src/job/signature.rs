@@ -34,21 +34,9 @@ const MARKS: &[(&[u8], usize, &str)] = &[
     (b"LABELONE", 512, "an LVM physical volume"),
     (b"LABELONE", 1024, "an LVM physical volume"),
     (b"LABELONE", 1536, "an LVM physical volume"),
-    (
-        &[0xfc, 0x4e, 0x2b, 0xa9],
-        0,
-        "a member of a RAID (md)",
-    ),
-    (
-        &[0xfc, 0x4e, 0x2b, 0xa9],
-        4096,
-        "a member of a RAID (md)",
-    ),
-    (
-        b"bluestore block device",
-        0,
-        "a Ceph OSD (BlueStore)",
-    ),
+    (&[0xfc, 0x4e, 0x2b, 0xa9], 0, "a member of a RAID (md)"),
+    (&[0xfc, 0x4e, 0x2b, 0xa9], 4096, "a member of a RAID (md)"),
+    (b"bluestore block device", 0, "a Ceph OSD (BlueStore)"),
     (b"EFI PART", 512, "a GPT partition table"),
     (b"EFI PART", 4096, "a GPT partition table"),
     (b"QFI\xfb", 0, "a QEMU image (qcow2)"),
@@ -132,7 +120,10 @@ mod tests {
             assert_eq!(found.as_deref(), Some(*what));
         }
         let zfs = with(&0x00ba_b10c_u64.to_le_bytes(), (128 << 10) + 3 * 1024);
-        assert_eq!(find(&zfs, &[], &empty).as_deref(), Some("a member of a ZFS pool"));
+        assert_eq!(
+            find(&zfs, &[], &empty).as_deref(),
+            Some("a member of a ZFS pool")
+        );
     }
 
     #[test]

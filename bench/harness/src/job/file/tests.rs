@@ -36,9 +36,15 @@ fn a_load_for_every_depth() {
     assert_eq!(loads[0].reads, 70);
     let large = SMALLEST.replace("\"write\"", "\"read\"\nblock = \"1MiB\"");
     let loads = Job::parse(&large).expect("right").loads().expect("right");
-    assert_eq!((loads[0].name.as_str(), loads[0].sequential), ("1mr1", true));
+    assert_eq!(
+        (loads[0].name.as_str(), loads[0].sequential),
+        ("1mr1", true)
+    );
     let sequential = SMALLEST.replace("\"write\"", "\"write\"\nsequential = true");
-    let loads = Job::parse(&sequential).expect("right").loads().expect("right");
+    let loads = Job::parse(&sequential)
+        .expect("right")
+        .loads()
+        .expect("right");
     assert_eq!(loads[0].name, "4ksw1");
 }
 
@@ -46,7 +52,10 @@ fn a_load_for_every_depth() {
 fn an_unknown_field_is_named_with_its_line() {
     let said = refused(&SMALLEST.replace("kind", "dpeth = 1\nkind"));
     assert!(said.contains("dpeth") && said.contains("line 5"), "{said}");
-    assert!(said.contains("expected one of") && said.contains("depth"), "{said}");
+    assert!(
+        said.contains("expected one of") && said.contains("depth"),
+        "{said}"
+    );
     assert!(refused(&format!("{SMALLEST}[runs]\n")).contains("runs"));
     assert!(refused(&SMALLEST.replace("file", "flie")).contains("flie"));
 }
@@ -88,7 +97,12 @@ fn exports_are_named_as_other_tools_name_them() {
         "nbd://10.0.0.1:7000",
         Export::Tcp("10.0.0.1:7000".into(), String::new()),
     );
-    for bad in ["nbd:///x", "nbd+unix:///x", "nbd+unix:///x?socket=", "/dev/sda"] {
+    for bad in [
+        "nbd:///x",
+        "nbd+unix:///x",
+        "nbd+unix:///x?socket=",
+        "/dev/sda",
+    ] {
         assert!(Export::parse(bad).is_err(), "{bad}");
     }
 }
