@@ -59,6 +59,7 @@ impl Cluster {
             again: Vec::new(),
         };
         cluster.call(&["up", "--detach", "--pool-size", pool])?;
+        interrupt::check()?;
         let layout = cluster.directory.join("cluster.toml");
         let text = std::fs::read_to_string(&layout)
             .with_context(|| format!("cannot read {}", layout.display()))?;

@@ -235,6 +235,7 @@ impl Client {
         let pieces = range.min(self.size) / u64::from(PIECE);
         let (mut sent, mut done) = (0, 0);
         while done < pieces {
+            interrupt::check()?;
             while sent < pieces && self.begun.len() < fill.depth {
                 self.submit(&fill);
                 sent += 1;

@@ -37,13 +37,16 @@ mod table;
 mod timeline;
 mod timeline_plot;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(
     name = "lockstep-bench",
     version,
-    about = "Lockstep beside the floors of the same machine"
+    about = "Lockstep beside the floors of the same machine",
+    after_help = "Examples:\n  lockstep-bench run --dir /srv/bench --quick --out results\n  lockstep-bench failover --dir /srv/bench --out failover\n  lockstep-bench job bench/job.example.toml --check\n  lockstep-bench compare before after --gate 15\n\nbench/run builds what each of them needs, and calls it."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -68,8 +71,17 @@ enum Mode {
     Plot(plot::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    let mode = Arguments::parse().mode;
+fn main() -> ExitCode {
+    match run(Arguments::parse().mode) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mode: Mode) -> anyhow::Result<()> {
     interrupt::listen()?;
     match mode {
         Mode::Load(options) => load::run(&options),

@@ -152,6 +152,16 @@ pub fn targets(extent: Extent) -> Vec<Measurement> {
     plan
 }
 
+/// Those of the targets that no target needs, and that a short run leaves out.
+const NOT_QUICK: [&str; 4] = ["raw-w1", "raw-w16", "ls3-w32", "ls3-many8"];
+
+/// What the targets ask for, and little else.
+pub fn quick(extent: Extent) -> Vec<Measurement> {
+    let mut plan = targets(extent);
+    plan.retain(|it| !NOT_QUICK.contains(&it.name.as_str()));
+    plan
+}
+
 /// A load while something else goes on.
 fn beside(extent: Extent) -> Vec<Measurement> {
     let quiet = load(Kind::Write, 4096, 1, extent);
@@ -407,6 +417,17 @@ mod tests {
             "ls3-idle1000",
         ] {
             assert!(names(&all).contains(&wanted), "{wanted}: {:?}", names(&all));
+        }
+    }
+
+    #[test]
+    fn a_short_run_has_what_the_targets_need() {
+        let (some, all) = (quick(EXTENT), targets(EXTENT));
+        assert_eq!(some.len(), all.len() - NOT_QUICK.len());
+        for target in crate::table::TARGETS {
+            for needed in target.needs() {
+                assert!(names(&some).contains(&needed), "{needed}");
+            }
         }
     }
 

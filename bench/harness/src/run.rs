@@ -2,6 +2,7 @@
 //! all of them; then what needs a cluster of its own.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::ensure;
 use lockstep_floor::report::Report;
@@ -46,7 +47,7 @@ pub struct Options {
     /// How often everything is measured; medians are kept. 3 when not given.
     #[arg(long)]
     repeats: Option<usize>,
-    /// Everything once, two seconds each: under five minutes.
+    /// What the targets need, once, two seconds each: under five minutes.
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Every size, kind and depth, not only what the targets ask for.
@@ -94,6 +95,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         results: Results::new(scratch.path()),
         out: options.out.clone(),
         repeats: options.repeats(),
+        began: Instant::now(),
     };
     measure(options, &plan, scratch.path(), &mut record)?;
     let text = table::render(&record.results);
@@ -118,7 +120,10 @@ fn chosen(options: &Options) -> anyhow::Result<Vec<Measurement>> {
         set: options.set << 20,
     };
     if options.only.is_empty() && !options.full {
-        return Ok(plan::targets(extent));
+        return Ok(match options.quick {
+            true => plan::quick(extent),
+            false => plan::targets(extent),
+        });
     }
     let mut plan = plan::full(extent);
     for name in &options.only {
@@ -209,6 +214,7 @@ pub struct Record {
     results: Results,
     out: Option<PathBuf>,
     repeats: usize,
+    began: Instant,
 }
 
 impl Record {
@@ -220,7 +226,13 @@ impl Record {
         report: Option<Report>,
         figures: Figures,
     ) -> anyhow::Result<()> {
-        let number = format!("{repeat}/{}", self.repeats);
+        let seconds = self.began.elapsed().as_secs();
+        let number = format!(
+            "{}:{:02}  {repeat}/{}",
+            seconds / 60,
+            seconds % 60,
+            self.repeats
+        );
         if let Some(report) = report {
             eprintln!(
                 "{number} {name:<16} {:>8.0}/s {:>8.1} MB/s  p50 {:>6.0}  p99 {:>6.0}  {:>6.1} core-µs  {:>5.1} KiB",

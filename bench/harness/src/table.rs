@@ -234,6 +234,13 @@ impl Target {
         self.of.1.is_cost()
     }
 
+    /// The measurements that it is computed from.
+    #[cfg(test)]
+    pub fn needs(&self) -> Vec<&'static str> {
+        let against = self.against.map(|(name, _)| name);
+        [Some(self.of.0), against].into_iter().flatten().collect()
+    }
+
     /// The median of all repeats.
     fn measured(&self, results: &Results) -> Option<f64> {
         let mut repeats = self.repeats(results);
