@@ -2,16 +2,19 @@
 //! out what it has started, mounted or made.
 
 use std::io::Read;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 /// How long a signal may go unseen.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long a program may take to end when it is asked to.
+const ENDING: Duration = Duration::from_secs(5);
 /// What shells say of a program that Ctrl-C ended.
 const EXIT: i32 = 130;
 
@@ -82,7 +85,7 @@ pub fn sleep(time: Duration) -> anyhow::Result<()> {
     }
 }
 
-/// Runs a program to its end, or kills it when the process is asked to end.
+/// Runs a program to its end, or ends it when the process is asked to end.
 ///
 /// # Errors
 /// It cannot be run, or the process was asked to end.
@@ -102,8 +105,7 @@ pub fn output(command: &mut Command) -> anyhow::Result<Output> {
             break status;
         }
         if let Err(asked) = check() {
-            let _ = child.kill();
-            let _ = child.wait();
+            end(&mut child);
             return Err(asked);
         }
         std::thread::sleep(LOOK);
@@ -113,6 +115,23 @@ pub fn output(command: &mut Command) -> anyhow::Result<Output> {
         stdout: stdout.join().expect("reading does not panic"),
         stderr: stderr.join().expect("reading does not panic"),
     })
+}
+
+/// Asks first: programs that were started by this one are ended by it.
+fn end(child: &mut Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < ENDING {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn collect(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Vec<u8>> {

@@ -52,7 +52,13 @@ fn command(path: &Path, bytes: u64, engine: Engine) -> Command {
         Engine::IoUring => "io_uring",
         Engine::Libaio => "libaio",
     };
-    command.args(["--name=bench", "--direct=1", "--output-format=json"]);
+    // A thread, no process of its own that could outlive it.
+    command.args([
+        "--name=bench",
+        "--thread",
+        "--direct=1",
+        "--output-format=json",
+    ]);
     command.args(["--randrepeat=0", "--norandommap", "--refill_buffers"]);
     command.arg(format!("--filename={name}"));
     command.arg(format!("--size={bytes}"));

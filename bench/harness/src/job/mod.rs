@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             );
         }
         println!(
-            "{} loads, {} repeats, about {} minutes",
+            "{} loads, {} repeats: about {} min without filling",
             loads.len(),
             job.run.repeats,
             minutes(&job, &loads, &places)
