@@ -74,7 +74,12 @@ impl Cluster {
     pub fn attach(&self, name: &str, size: &str, copies: &str) -> anyhow::Result<PathBuf> {
         self.call(&["volume", "create", name, "--size", size, "--copies", copies])?;
         self.call(&["volume", "attach", name, "--node", "a1"])?;
-        Ok(self.directory.join(format!("a1/exports/{name}.sock")))
+        Ok(self.socket(name))
+    }
+
+    /// The NBD socket of a volume that is attached at node a1.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("a1/exports/{name}.sock"))
     }
 
     /// Creates a volume and attaches it at node a1 as a block device, which it gives.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,6 +18,8 @@ use crate::results::Figures;
 
 /// Bytes of each volume: many must fit, and each must be more than one extent.
 const SIZE: u64 = 8 << 20;
+/// How many are attached at the same time.
+const AT_ONCE: usize = 4;
 /// How long the processor time of idle daemons is counted.
 const IDLE: Duration = Duration::from_secs(10);
 /// What a target reads.
@@ -131,14 +134,33 @@ impl Crowd {
         if more > 8 {
             eprintln!("attaching {more} volumes more");
         }
-        for number in self.clients.len()..count {
-            interrupt::check()?;
-            let name = format!("crowd{number}");
-            let socket = self.cluster.attach(&name, &size, "a=2,b=1")?;
-            self.clients.push(Client::connect(&socket, &name)?);
-            if (number + 1) % 100 == 0 {
-                eprintln!("{} volumes are attached", number + 1);
+        let first = self.clients.len();
+        let next = AtomicUsize::new(first);
+        let cluster = &self.cluster;
+        // Each attachment is two processes and two decisions of the cluster: mostly waiting.
+        let attach = || -> anyhow::Result<()> {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    return Ok(());
+                }
+                interrupt::check()?;
+                cluster.attach(&name(number), &size, "a=2,b=1")?;
+                if (number + 1).is_multiple_of(100) {
+                    eprintln!("{} volumes are attached", number + 1);
+                }
             }
+        };
+        std::thread::scope(|scope| -> anyhow::Result<()> {
+            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(attach)).collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().expect("attaching does not panic"))
+        })?;
+        for number in first..count {
+            let name = name(number);
+            let socket = self.cluster.socket(&name);
+            self.clients.push(Client::connect(&socket, &name)?);
         }
         Ok(())
     }
@@ -152,6 +174,10 @@ impl Crowd {
         }
         Ok(used)
     }
+}
+
+fn name(number: usize) -> String {
+    format!("crowd{number}")
 }
 
 /// KiB of memory that a process has.
