@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{bail, ensure};
 
-use crate::results::Results;
+use crate::results::{Figures, Results};
 use crate::table::{FIGURES, Figure, TARGETS};
 
 /// Options of `lockstep-bench compare`.
@@ -49,7 +49,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let before = Results::load(&options.before)?;
     let after = Results::load(&options.after)?;
     ensure!(
-        before.all.keys().any(|name| after.all.contains_key(name)),
+        before.all.keys().any(|name| after.all.contains_key(name))
+            || before
+                .figures
+                .keys()
+                .any(|name| after.figures.contains_key(name)),
         "{} and {} have no measurement in common",
         options.before.display(),
         options.after.display()
@@ -104,7 +108,29 @@ fn render(before: &Results, after: &Results) -> String {
             }
         }
     }
+    for (name, old) in &before.figures {
+        let Some(new) = after.figures.get(name) else {
+            continue;
+        };
+        for label in old.first().into_iter().flat_map(Figures::keys) {
+            let values = |repeats: &[Figures]| {
+                let values = repeats.iter().filter_map(|it| it.get(label).copied());
+                Spread::of(&values.collect::<Vec<_>>())
+            };
+            if let (Some(old), Some(new)) = (values(old), values(new)) {
+                let what = format!("{name} {label}");
+                row(&mut text, &what, is_cost(label), old, new);
+            }
+        }
+    }
     text
+}
+
+/// Whether less of a figure is better: all but rates and shares between equals.
+fn is_cost(label: &str) -> bool {
+    !["IOPS", "a second", "slowest / fastest"]
+        .iter()
+        .any(|good| label.ends_with(good))
 }
 
 fn row(text: &mut String, what: &str, cost: bool, old: Spread, new: Spread) {
@@ -250,5 +276,21 @@ mod tests {
         let fallen = fallen(&results(1.0), &results(1.3), 5.0);
         assert_eq!(fallen.len(), 1, "{fallen:?}");
         assert!(fallen[0].contains("minimal replicator"), "{fallen:?}");
+    }
+
+    #[test]
+    fn figures_are_compared_by_what_is_better() {
+        let of = |rate: f64| {
+            let mut results = Results::default();
+            for more in 0..3 {
+                let values = [("transactions a second".to_owned(), rate + f64::from(more))];
+                results.add_figures("postgres-ls3", values.into());
+            }
+            results
+        };
+        let text = render(&of(100.0), &of(200.0));
+        let row = "| postgres-ls3 transactions a second | 101.00 | 201.00 | +99 % | better |";
+        assert!(text.contains(row), "{text}");
+        assert!(is_cost("memory of all nodes, MiB") && !is_cost("slowest volume, IOPS"));
     }
 }

@@ -6,6 +6,8 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use lockstep_floor::report::Report;
 
+use crate::interrupt;
+
 /// Where the program lies, and where its files go.
 pub struct Floor {
     program: PathBuf,
@@ -26,12 +28,12 @@ impl Floor {
 
     /// Runs it with these arguments.
     pub fn measure(&self, arguments: &[String], seconds: u64) -> anyhow::Result<Report> {
-        let output = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .args(arguments)
             .args(["--json", "--seconds", &seconds.to_string(), "--dir"])
-            .arg(&self.directory)
-            .output()
-            .with_context(|| format!("cannot run {}", self.program.display()))?;
+            .arg(&self.directory);
+        let output = interrupt::output(&mut command)?;
         ensure!(
             output.status.success(),
             "lockstep-floor {}: {}",

@@ -2,22 +2,28 @@
 //! requests that a read of it made possible.
 
 use std::collections::HashMap;
-use std::io::{IoSlice, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use lockstep_floor::report::{Report, Run, Samples};
 use lockstep_floor::{cpu, disk};
-use lockstep_nbd::client::{Connection, Event, Options as Export};
+use lockstep_nbd::client::{Connection, Content, Event, Options as Export};
 use lockstep_nbd::{Flags, Op, Payload};
+
+use crate::interrupt;
 
 /// Bytes read from the socket at a time.
 const CHUNK: usize = 256 << 10;
 /// Without an answer for so long the measurement ends in an error.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a wait for an answer looks whether the process was asked to end.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Options of `lockstep-bench load`.
 #[derive(clap::Args)]
@@ -62,6 +68,9 @@ pub struct Workload {
     /// A flush after every write, and the time of both is the latency: a database's log.
     #[arg(long)]
     pub sync: bool,
+    /// Ask for every write to be durable by itself (FUA), where the server offers that: ours are anyway.
+    #[arg(long)]
+    pub fua: bool,
     /// One request after the other instead of scattered; ends after one pass if so asked.
     #[arg(long)]
     pub sequential: bool,
@@ -78,11 +87,30 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .print(options.json)
 }
 
+/// What a socket can do, of whichever kind.
+trait Stream: Read + Write + Send {}
+impl Stream for UnixStream {}
+impl Stream for TcpStream {}
+
+/// What was driven.
+pub struct Driven {
+    /// Latencies in nanoseconds.
+    pub samples: Vec<u64>,
+    /// How long.
+    pub time: Duration,
+    /// Processor time in nanoseconds.
+    pub cpu_nanos: u64,
+    /// Bytes written to disks.
+    pub written: u64,
+}
+
 /// A connection that is measured with.
 pub struct Client {
-    stream: UnixStream,
+    stream: Box<dyn Stream>,
     connection: Connection,
-    size: u64,
+    /// Bytes of the export.
+    pub size: u64,
+    flags: u16,
     buffer: BytesMut,
     events: Vec<Event>,
     /// Requests to be written.
@@ -102,15 +130,30 @@ struct Begun {
 }
 
 impl Client {
-    /// Connects and agrees on the export.
+    /// Connects to a Unix socket and agrees on the export.
     pub fn connect(socket: &Path, export: &str) -> anyhow::Result<Self> {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("nothing serves at {}", socket.display()))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(LOOK))?;
+        Self::agree(Box::new(stream), export)
+    }
+
+    /// Connects to `HOST:PORT`.
+    pub fn connect_tcp(address: &str, export: &str) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address)
+            .with_context(|| format!("nothing serves NBD at {address}"))?;
+        stream.set_read_timeout(Some(LOOK))?;
+        // Without it a request waits for the acknowledgement of the one before: 40 ms.
+        stream.set_nodelay(true)?;
+        Self::agree(Box::new(stream), export)
+    }
+
+    fn agree(stream: Box<dyn Stream>, export: &str) -> anyhow::Result<Self> {
         let mut client = Self {
             stream,
             connection: Connection::new(Export::new(export)),
             size: 0,
+            flags: 0,
             buffer: BytesMut::new(),
             events: Vec::new(),
             outgoing: Vec::new(),
@@ -124,13 +167,53 @@ impl Client {
             for event in std::mem::take(&mut client.events) {
                 match event {
                     Event::Send(parts) => client.outgoing.extend(parts),
-                    Event::Ready(export) => client.size = export.size,
+                    Event::Ready(export) => {
+                        ensure!(export.size > 0, "the export holds no bytes");
+                        (client.size, client.flags) = (export.size, export.flags);
+                    }
                     Event::Reply(_) => bail!("a reply before any request"),
                 }
             }
             client.flush()?;
         }
         Ok(client)
+    }
+
+    /// Whether the server makes a write durable that asks for it.
+    pub fn offers_fua(&self) -> bool {
+        const SEND_FUA: u16 = 1 << 3;
+        self.flags & SEND_FUA != 0
+    }
+
+    /// Whether the server refuses writes.
+    pub fn is_read_only(&self) -> bool {
+        const READ_ONLY: u16 = 1 << 1;
+        self.flags & READ_ONLY != 0
+    }
+
+    /// The bytes that lie there.
+    pub fn read_at(&mut self, offset: u64, length: u32) -> anyhow::Result<Bytes> {
+        ensure!(self.begun.is_empty(), "other requests are under way");
+        let parts = Payload::new();
+        let flags = Flags::default();
+        let (_, parts) = self
+            .connection
+            .submit(Op::Read, offset, length, flags, parts);
+        self.outgoing.extend(parts);
+        self.flush()?;
+        loop {
+            self.receive()?;
+            if let Some(event) = self.events.pop() {
+                let Event::Reply(reply) = event else {
+                    bail!("something that is no reply");
+                };
+                let content = reply.result.context("the server answered with an error")?;
+                let Content::Data(bytes) = content else {
+                    bail!("a read was answered without bytes");
+                };
+                return Ok(bytes);
+            }
+        }
     }
 
     /// Writes every block of the first `range` bytes once, so that all of it is allocated.
@@ -145,12 +228,14 @@ impl Client {
             range: Some(range),
             reads: 0,
             sync: false,
+            fua: false,
             sequential: true,
             rate: None,
         };
         let pieces = range.min(self.size) / u64::from(PIECE);
         let (mut sent, mut done) = (0, 0);
         while done < pieces {
+            interrupt::check()?;
             while sent < pieces && self.begun.len() < fill.depth {
                 self.submit(&fill);
                 sent += 1;
@@ -164,10 +249,17 @@ impl Client {
 
     /// Drives the workload; processor time is that of `pids`.
     pub fn drive(&mut self, workload: &Workload, pids: &[u32]) -> anyhow::Result<Report> {
-        ensure!(
-            workload.depth > 0 && workload.block > 0 && workload.block.is_multiple_of(4096),
-            "the depth is at least 1, a request a multiple of 4096 bytes"
-        );
+        Ok(self.measure(workload, pids, || false)?.report(workload))
+    }
+
+    /// Drives the workload until its time is up or `over` says so.
+    pub fn measure(
+        &mut self,
+        workload: &Workload,
+        pids: &[u32],
+        mut over: impl FnMut() -> bool,
+    ) -> anyhow::Result<Driven> {
+        workload.check()?;
         let start = Instant::now();
         let warm = Duration::from_secs_f64(workload.warm);
         let end = warm + Duration::from_secs_f64(workload.seconds);
@@ -177,9 +269,10 @@ impl Client {
         let mut sent = 0u64;
         loop {
             let now = start.elapsed();
-            if now >= end {
+            if now >= end || over() {
                 break;
             }
+            interrupt::check()?;
             if before.is_none() && now >= warm {
                 before = Some(used_by(pids)?);
                 measured_from = Instant::now();
@@ -195,22 +288,43 @@ impl Client {
         let time = measured_from.elapsed();
         let after = used_by(pids)?;
         let before = before.unwrap_or(after);
+        self.drain()?;
+        Ok(Driven {
+            samples,
+            time,
+            cpu_nanos: after.0 - before.0,
+            written: after.1 - before.1,
+        })
+    }
+
+    /// Drives the workload until `over` says so, and tells when each request completed, in nanoseconds
+    /// since `start`.
+    pub fn complete(
+        &mut self,
+        workload: &Workload,
+        start: Instant,
+        over: impl Fn() -> bool,
+    ) -> anyhow::Result<Vec<u64>> {
+        workload.check()?;
+        let mut completed = Vec::new();
+        while !over() {
+            interrupt::check()?;
+            while self.begun.len() < workload.depth {
+                self.submit(workload);
+            }
+            self.flush()?;
+            self.replies(|_| completed.push(start.elapsed().as_nanos() as u64))?;
+        }
+        self.drain()?;
+        Ok(completed)
+    }
+
+    fn drain(&mut self) -> anyhow::Result<()> {
         while !self.begun.is_empty() {
             self.flush()?;
             self.replies(|_| ())?;
         }
-        let run = Run {
-            what: describe(workload),
-            depth: workload.depth,
-            time,
-            bytes: workload.block as usize,
-            files: 1,
-            cpu_nanos: after.0 - before.0,
-            written: after.1 - before.1,
-            cpu_of: "all daemons; not the client",
-            pinned: Vec::new(),
-        };
-        Ok(Report::new(run, &Samples::new(samples)))
+        Ok(())
     }
 
     /// Whether the next request may go by the rate; waits for that if nothing else is under way.
@@ -250,13 +364,23 @@ impl Client {
             then_flush: workload.sync && op == Op::Write,
         };
         let offset = place * u64::from(workload.block);
-        self.send(op, offset, workload.block, payload, begun);
+        let flags = Flags {
+            fua: workload.fua && op == Op::Write && self.offers_fua(),
+            ..Flags::default()
+        };
+        self.send(op, offset, workload.block, flags, payload, begun);
     }
 
-    fn send(&mut self, op: Op, offset: u64, length: u32, payload: Payload, begun: Begun) {
-        let (cookie, parts) = self
-            .connection
-            .submit(op, offset, length, Flags::default(), payload);
+    fn send(
+        &mut self,
+        op: Op,
+        offset: u64,
+        length: u32,
+        flags: Flags,
+        payload: Payload,
+        begun: Begun,
+    ) {
+        let (cookie, parts) = self.connection.submit(op, offset, length, flags, payload);
         self.begun.insert(cookie, begun);
         self.outgoing.extend(parts);
     }
@@ -286,7 +410,7 @@ impl Client {
                     then_flush,
                     ..begun
                 };
-                self.send(Op::Flush, 0, 0, Payload::new(), flush);
+                self.send(Op::Flush, 0, 0, Flags::default(), Payload::new(), flush);
             } else {
                 each(begun.at.elapsed().as_nanos() as u64);
             }
@@ -297,7 +421,22 @@ impl Client {
 
     fn receive(&mut self) -> anyhow::Result<()> {
         self.buffer.resize(CHUNK, 0);
-        let got = self.stream.read(&mut self.buffer)?;
+        let begin = Instant::now();
+        let got = loop {
+            match self.stream.read(&mut self.buffer) {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    interrupt::check()?;
+                    ensure!(
+                        begin.elapsed() < PATIENCE,
+                        "the server has not answered for {PATIENCE:?}"
+                    );
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => (),
+                got => break got?,
+            }
+        };
         ensure!(got > 0, "the server closed the connection");
         let bytes = self.buffer.split_to(got).freeze();
         self.connection.receive(bytes, &mut self.events)?;
@@ -320,8 +459,41 @@ impl Client {
     }
 }
 
-/// Bytes that do not compress, from which every request takes a window.
+impl Workload {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.depth > 0 && self.block > 0 && self.block.is_multiple_of(4096),
+            "the depth is at least 1, a request a multiple of 4096 bytes"
+        );
+        Ok(())
+    }
+}
+
+impl Driven {
+    /// As figures.
+    pub fn report(self, workload: &Workload) -> Report {
+        let run = Run {
+            what: describe(workload),
+            depth: workload.depth,
+            time: self.time,
+            bytes: workload.block as usize,
+            files: 1,
+            cpu_nanos: self.cpu_nanos,
+            written: self.written,
+            cpu_of: "all daemons; not the client",
+            pinned: Vec::new(),
+        };
+        Report::new(run, &Samples::new(self.samples))
+    }
+}
+
+/// Bytes that do not compress, from which every request takes a window. All connections share them.
 fn content() -> Bytes {
+    static ONCE: OnceLock<Bytes> = OnceLock::new();
+    ONCE.get_or_init(make_content).clone()
+}
+
+fn make_content() -> Bytes {
     let mut state = 1u64;
     let words = (4 << 20) / 8 + content::SPREAD / 8;
     let bytes = (0..words).flat_map(|_| {
@@ -339,7 +511,7 @@ mod content {
 }
 
 /// Processor time in nanoseconds and bytes written.
-fn used_by(pids: &[u32]) -> anyhow::Result<(u64, u64)> {
+pub fn used_by(pids: &[u32]) -> anyhow::Result<(u64, u64)> {
     let mut sums = (0, 0);
     for pid in pids {
         sums.0 += cpu::used_by(*pid).with_context(|| format!("process {pid} is gone"))?;

@@ -14,7 +14,8 @@ use netlab::Direction;
 
 use crate::floor::Floor;
 use crate::load::{Client, Workload};
-use crate::results::Results;
+use crate::results::{Results, keep};
+use crate::scratch::{Scratch, beside};
 
 /// Options of `lockstep-bench metro`.
 #[derive(clap::Args)]
@@ -77,23 +78,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         netlab::is_root(),
         "network namespaces need root: run it as root"
     );
-    ensure!(
-        !options.dir.exists(),
-        "{} exists; name a directory that is to be made and removed",
-        options.dir.display()
-    );
-    let program = match &options.floor {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("lockstep-floor"),
-    };
-    let floor = Floor::new(program, &options.dir)?;
-    std::fs::create_dir_all(&options.dir)?;
-    let result = measure(options, &floor);
-    std::fs::remove_dir_all(&options.dir)?;
-    let text = render(options, &result?);
+    let floor = beside(options.floor.as_ref(), "lockstep-floor")?;
+    let floor = Floor::new(floor, &options.dir)?;
+    let _scratch = Scratch::new(&options.dir)?;
+    let text = render(options, &measure(options, &floor)?);
     println!("{text}");
     if let Some(out) = &options.out {
-        std::fs::write(out.join("results.md"), text)?;
+        keep(out, "results.md", text.as_bytes())?;
     }
     Ok(())
 }
@@ -182,6 +173,7 @@ impl Bench {
             range: Some(SET),
             reads: 0,
             sync: false,
+            fua: false,
             sequential: false,
             rate: None,
         };

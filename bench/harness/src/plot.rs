@@ -3,19 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::register_font;
 
+use crate::picture::{self, FONT, Picture};
 use crate::results::Results;
 use crate::table::{Figure, median};
 
-/// Pixels.
-const SIZE: (u32, u32) = (960, 540);
-const FONT: &str = "sans-serif";
 /// Pictures with fewer depths than this say nothing that the table does not.
 const LEAST: usize = 2;
 /// What is drawn, and how its axis is called.
@@ -66,22 +62,9 @@ struct Chart {
 /// # Errors
 /// A file cannot be written.
 pub fn draw(results: &Results, directory: &Path) -> anyhow::Result<Vec<String>> {
-    install_font()?;
     let mut names = Vec::new();
     for chart in charts(results) {
-        let svg = directory.join(format!("{}.svg", chart.file));
-        let mut text = String::new();
-        paint(
-            &chart,
-            SVGBackend::with_string(&mut text, SIZE).into_drawing_area(),
-        )?;
-        std::fs::write(&svg, text).with_context(|| format!("cannot write {}", svg.display()))?;
-        let mut pixels = vec![0; (SIZE.0 * SIZE.1 * 3) as usize];
-        paint(
-            &chart,
-            BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area(),
-        )?;
-        write_png(&directory.join(format!("{}.png", chart.file)), &pixels)?;
+        picture::save(&chart, directory)?;
         names.push(chart.file);
     }
     Ok(names)
@@ -126,7 +109,7 @@ fn charts(results: &Results) -> Vec<Chart> {
 
 /// `ls3-16kw4` is place `ls3`, kind `16k-write`, depth 4; none for what has no depth.
 fn parts(name: &str) -> Option<(String, String, f64)> {
-    let (place, rest) = name.split_once('-')?;
+    let (place, rest) = name.rsplit_once('-')?;
     let letters = rest.trim_end_matches(|c: char| c.is_ascii_digit());
     let depth: f64 = rest[letters.len()..].parse().ok()?;
     let kind = match letters.chars().last()? {
@@ -138,80 +121,71 @@ fn parts(name: &str) -> Option<(String, String, f64)> {
     };
     let size = &letters[..letters.len() - 1];
     let size = if size.is_empty() { "4k" } else { size };
+    if !size.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
     Some((place.to_owned(), format!("{size}-{kind}"), depth))
 }
 
-fn paint<B: DrawingBackend>(chart: &Chart, area: DrawingArea<B, Shift>) -> anyhow::Result<()>
-where
-    B::ErrorType: 'static,
-{
-    let failed = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("{}: {error}", chart.file);
-    let points = || chart.curves.values().flatten();
-    let deepest = points().map(|point| point.0).fold(2.0, f64::max);
-    let highest = points().map(|point| point.1).fold(1.0, f64::max);
-    let lowest = points()
-        .map(|point| point.1)
-        .fold(highest, f64::min)
-        .max(1.0);
-    area.fill(&WHITE).map_err(failed)?;
-    let mut plane = ChartBuilder::on(&area)
-        .caption(&chart.title, (FONT, 20))
-        .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(80)
-        .build_cartesian_2d(
-            (1.0..deepest * 1.05).log_scale().base(2.0),
-            (lowest * 0.8..highest * 1.25).log_scale(),
-        )
-        .map_err(failed)?;
-    plane
-        .configure_mesh()
-        .x_desc("requests in flight")
-        .y_desc(chart.axis)
-        .label_style((FONT, 14))
-        .x_label_formatter(&|depth| format!("{depth:.0}"))
-        .y_label_formatter(&|value| format!("{value:.0}"))
-        .draw()
-        .map_err(failed)?;
-    for (number, (place, curve)) in chart.curves.iter().enumerate() {
-        let color = Palette99::pick(number).to_rgba();
-        plane
-            .draw_series(
-                LineSeries::new(curve.iter().copied(), color.stroke_width(2)).point_size(4),
-            )
-            .map_err(failed)?
-            .label(place)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
+impl Picture for Chart {
+    fn file(&self) -> &str {
+        &self.file
     }
-    plane
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK)
-        .label_font((FONT, 14))
-        .draw()
-        .map_err(failed)?;
-    area.present().map_err(failed)
-}
 
-fn write_png(path: &Path, pixels: &[u8]) -> anyhow::Result<()> {
-    let file =
-        std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut encoder = png::Encoder::new(std::io::BufWriter::new(file), SIZE.0, SIZE.1);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.write_header()?.write_image_data(pixels)?;
-    Ok(())
-}
-
-/// A font of our own: a fresh machine may have none.
-fn install_font() -> anyhow::Result<()> {
-    static ONCE: Once = Once::new();
-    let mut installed = Ok(());
-    ONCE.call_once(|| {
-        installed = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
-    });
-    installed.map_err(|_| anyhow!("the font for pictures cannot be read"))
+    fn paint<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        let chart = self;
+        let failed = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("{}: {error}", chart.file);
+        let points = || chart.curves.values().flatten();
+        let deepest = points().map(|point| point.0).fold(2.0, f64::max);
+        let highest = points().map(|point| point.1).fold(1.0, f64::max);
+        let lowest = points()
+            .map(|point| point.1)
+            .fold(highest, f64::min)
+            .max(1.0);
+        let mut plane = ChartBuilder::on(area)
+            .caption(&chart.title, (FONT, 20))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(80)
+            .build_cartesian_2d(
+                (1.0..deepest * 1.05).log_scale().base(2.0),
+                (lowest * 0.8..highest * 1.25).log_scale(),
+            )
+            .map_err(failed)?;
+        plane
+            .configure_mesh()
+            .x_desc("requests in flight")
+            .y_desc(chart.axis)
+            .label_style((FONT, 14))
+            .x_label_formatter(&|depth| format!("{depth:.0}"))
+            .y_label_formatter(&|value| format!("{value:.0}"))
+            .draw()
+            .map_err(failed)?;
+        for (number, (place, curve)) in chart.curves.iter().enumerate() {
+            let color = Palette99::pick(number).to_rgba();
+            plane
+                .draw_series(
+                    LineSeries::new(curve.iter().copied(), color.stroke_width(2)).point_size(4),
+                )
+                .map_err(failed)?
+                .label(place)
+                .legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2))
+                });
+        }
+        plane
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK)
+            .label_font((FONT, 14))
+            .draw()
+            .map_err(failed)?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -249,7 +223,10 @@ mod tests {
         is("ls1-m32", "ls1", "4k-mixed", 32.0);
         is("three-1mw4", "three", "1m-write", 4.0);
         is("ls3-64km128", "ls3", "64k-mixed", 128.0);
+        is("ls3-resync-w4", "ls3-resync", "4k-write", 4.0);
         assert_eq!(parts("ls3-log1"), None);
+        assert_eq!(parts("ls3-many8"), None);
+        assert_eq!(parts("ls3-oddw8"), None);
     }
 
     #[test]

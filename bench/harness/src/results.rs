@@ -19,7 +19,13 @@ pub struct Results {
     pub machine: Machine,
     /// By name, in the order of the repeats.
     pub all: BTreeMap<String, Vec<Report>>,
+    /// What is not told by a load's report, by name, in the order of the repeats.
+    #[serde(default)]
+    pub figures: BTreeMap<String, Vec<Figures>>,
 }
+
+/// Values by what they are, with their unit.
+pub type Figures = BTreeMap<String, f64>;
 
 /// What figures depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +51,7 @@ impl Results {
             version: VERSION,
             machine: Machine::here(directory),
             all: BTreeMap::new(),
+            figures: BTreeMap::new(),
         }
     }
 
@@ -69,18 +76,32 @@ impl Results {
 
     /// As `results.json` in a directory, which is made.
     pub fn save(&self, directory: &Path) -> anyhow::Result<()> {
-        std::fs::create_dir_all(directory)?;
-        let text = serde_json::to_vec_pretty(self)?;
-        // Whole or as it was, should we be ended meanwhile.
-        let unfinished = directory.join("results.json.new");
-        std::fs::write(&unfinished, text)?;
-        std::fs::rename(unfinished, directory.join("results.json"))?;
-        Ok(())
+        keep(directory, "results.json", &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Keeps one repeat of figures that are not those of a load.
+    pub fn add_figures(&mut self, name: &str, figures: Figures) {
+        self.figures.entry(name.into()).or_default().push(figures);
     }
 }
 
+/// A file in a directory, which is made: whole or as it was, should we be ended meanwhile.
+///
+/// # Errors
+/// The system's.
+pub fn keep(directory: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let write = || {
+        std::fs::create_dir_all(directory)?;
+        let unfinished = directory.join(format!("{name}.new"));
+        std::fs::write(&unfinished, bytes)?;
+        std::fs::rename(unfinished, directory.join(name))
+    };
+    write().with_context(|| format!("cannot keep {name} in {}", directory.display()))
+}
+
 impl Machine {
-    fn here(directory: &Path) -> Self {
+    /// This one; the disk is that under the directory.
+    pub fn here(directory: &Path) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let value = |text: &str, key: &str| {
             let line = text.lines().find(|line| line.starts_with(key));

@@ -1,47 +1,55 @@
 //! The whole measurement: floors and Lockstep, interleaved, so that what moves the machine moves
-//! all of them.
+//! all of them; then what needs a cluster of its own.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use lockstep_floor::report::Report;
 
-use crate::cluster::Cluster;
+use crate::crowd::Crowd;
+use crate::database;
 use crate::floor::Floor;
-use crate::load::{Client, Workload};
-use crate::peer::{self, Quorum};
-use crate::plan::{self, Extent, Measurement, PEER, VOLUMES, What};
+use crate::main_room::MainRoom;
+use crate::peer;
+use crate::plan::{self, Extent, Measurement, PEER, Room, What};
 use crate::plot;
-use crate::results::Results;
+use crate::results::{Figures, Results};
+use crate::scratch::{Scratch, beside};
 use crate::table;
 
 /// Options of `lockstep-bench run`.
 #[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  lockstep-bench run --dir /srv/bench --quick --out results\n  lockstep-bench run --dir /srv/bench --only ls3-w16,floor-w16\n  lockstep-bench run --dir /srv/bench --only ls3-quiet,ls3-quiet-beside,ls3-many64\n  lockstep-bench run --dir /srv/bench --full --repeats 5 --out results"
+)]
 pub struct Options {
     /// Where clusters and files go: a directory on the disk to be measured, which must not exist.
     #[arg(long)]
-    dir: PathBuf,
+    pub dir: PathBuf,
     /// Keep the results here as `results.json` and `results.md`; what is measured is there at once, and
     /// stays if the run is ended.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 3)]
-    seconds: u64,
+    /// Seconds of each measurement; 3 when not given.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Seconds of load before each measurement of Lockstep. With a small pool (its journal is an
     /// eighth of it) long enough for the journal to go round ten times: the sustained rate.
     #[arg(long, default_value_t = 1)]
     warm: u64,
     /// Size of each node's pool.
     #[arg(long, default_value = "4GiB")]
-    pool: String,
+    pub pool: String,
     /// MiB of the volumes that are used.
     #[arg(long, default_value_t = 256)]
-    set: u64,
-    /// How often everything is measured; medians are kept.
-    #[arg(long, default_value_t = 3)]
-    repeats: usize,
+    pub set: u64,
+    /// How often everything is measured; medians are kept. 3 when not given.
+    #[arg(long)]
+    repeats: Option<usize>,
+    /// What the targets need, once, two seconds each: under five minutes.
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
     /// Every size, kind and depth, not only what the targets ask for.
     #[arg(long)]
     full: bool,
@@ -56,29 +64,45 @@ pub struct Options {
     floor: Option<PathBuf>,
 }
 
+impl Options {
+    /// How often.
+    pub fn repeats(&self) -> usize {
+        self.repeats.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
+    /// How long.
+    pub fn seconds(&self) -> u64 {
+        self.seconds.unwrap_or(if self.quick { 2 } else { 3 })
+    }
+
+    /// The `lockstep` binary.
+    pub fn program(&self) -> anyhow::Result<PathBuf> {
+        beside(self.lockstep.as_ref(), "lockstep")
+    }
+}
+
 /// Measures and prints.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    ensure!(
-        !options.dir.exists(),
-        "{} exists; name a directory that is to be made and removed",
-        options.dir.display()
-    );
     let mut plan = chosen(options)?;
-    if let Some(why) = peer::unavailable() {
-        let asked = |it: &Measurement| options.only.contains(&it.name);
-        let wanted = plan.iter().any(|it| is_of_peer(it) && asked(it));
-        ensure!(!wanted, "{why}");
-        eprintln!("{why}");
-        plan.retain(|it| !is_of_peer(it));
-    }
-    std::fs::create_dir_all(&options.dir)?;
-    let scratch = Scratch(options.dir.clone());
-    let results = measure(options, &plan, &scratch.0)?;
-    let text = table::render(&results);
+    leave_out(&mut plan, options, peer::unavailable(), |what| {
+        what.export() == Some(PEER)
+    })?;
+    leave_out(&mut plan, options, database::unavailable(), |what| {
+        what.room() == Room::Database
+    })?;
+    let scratch = Scratch::new(&options.dir)?;
+    let mut record = Record {
+        results: Results::new(scratch.path()),
+        out: options.out.clone(),
+        repeats: options.repeats(),
+        began: Instant::now(),
+    };
+    measure(options, &plan, scratch.path(), &mut record)?;
+    let text = table::render(&record.results);
     println!("{text}");
     if let Some(out) = &options.out {
-        std::fs::write(out.join("results.md"), &text)?;
-        let pictures = plot::draw(&results, out)?;
+        crate::results::keep(out, "results.md", text.as_bytes())?;
+        let pictures = plot::draw(&record.results, out)?;
         eprintln!(
             "kept in {}: results.json, results.md, and as SVG and PNG: {}",
             out.display(),
@@ -91,12 +115,15 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 /// What is to be measured.
 fn chosen(options: &Options) -> anyhow::Result<Vec<Measurement>> {
     let extent = Extent {
-        seconds: options.seconds,
+        seconds: options.seconds(),
         warm: options.warm,
         set: options.set << 20,
     };
     if options.only.is_empty() && !options.full {
-        return Ok(plan::targets(extent));
+        return Ok(match options.quick {
+            true => plan::quick(extent),
+            false => plan::targets(extent),
+        });
     }
     let mut plan = plan::full(extent);
     for name in &options.only {
@@ -113,86 +140,121 @@ fn chosen(options: &Options) -> anyhow::Result<Vec<Measurement>> {
     Ok(plan)
 }
 
-fn measure(options: &Options, plan: &[Measurement], directory: &Path) -> anyhow::Result<Results> {
-    let beside = |given: &Option<PathBuf>, name: &str| match given {
-        Some(path) => Ok(path.clone()),
-        None => std::env::current_exe().map(|own| own.with_file_name(name)),
+/// Takes out of the plan what this machine cannot do, and says so; an error if it was asked for by name.
+fn leave_out(
+    plan: &mut Vec<Measurement>,
+    options: &Options,
+    why: Option<String>,
+    is_one: impl Fn(&What) -> bool,
+) -> anyhow::Result<()> {
+    let Some(why) = why else {
+        return Ok(());
     };
-    let floor = Floor::new(beside(&options.floor, "lockstep-floor")?, directory)?;
-    let lockstep = beside(&options.lockstep, "lockstep")?;
-    let cluster = Cluster::start(lockstep, &directory.join("cluster"), &options.pool)?;
-    let bytes = options.set << 20;
-    let mut clients = BTreeMap::new();
-    for (volume, copies) in VOLUMES {
-        if plan.iter().any(|it| it.what.export() == Some(volume)) {
-            let size = format!("{}MiB", options.set);
-            let socket = cluster.attach(volume, &size, copies)?;
-            clients.insert(volume, Client::connect(&socket, volume)?);
-        }
+    let ones = plan.iter().filter(|it| is_one(&it.what));
+    ensure!(
+        !ones.into_iter().any(|it| options.only.contains(&it.name)),
+        "{why}"
+    );
+    if plan.iter().any(|it| is_one(&it.what)) {
+        eprintln!("{why}");
     }
-    // Beside the others from the beginning: it costs nothing while it is not asked.
-    let quorum = match plan.iter().any(is_of_peer) {
-        true => Some(Quorum::start(&directory.join(PEER), bytes)?),
-        false => None,
+    plan.retain(|it| !is_one(&it.what));
+    Ok(())
+}
+
+fn measure(
+    options: &Options,
+    plan: &[Measurement],
+    directory: &Path,
+    record: &mut Record,
+) -> anyhow::Result<()> {
+    let of = |room| -> Vec<&Measurement> {
+        let here = plan.iter().filter(|it| it.what.room() == room);
+        here.collect()
     };
-    if let Some(quorum) = &quorum {
-        clients.insert(PEER, Client::connect(&quorum.socket, "")?);
-    }
-    for client in clients.values_mut() {
-        client.fill(bytes)?;
-    }
-    let peers = quorum.as_ref().map(Quorum::pids).unwrap_or_default();
-    let mut results = Results::new(directory);
-    for repeat in 1..=options.repeats {
-        for Measurement { name, what } in plan {
-            cluster.settle()?;
-            let report = match what {
-                What::Floor(arguments) => floor.measure(arguments, options.seconds)?,
-                What::Lockstep(export, workload) => {
-                    drive(&mut clients, export, name, workload, &cluster.pids)?
-                }
-                What::Peer(workload) => drive(&mut clients, PEER, name, workload, &peers)?,
-            };
-            eprintln!(
-                "{repeat}/{} {name:<14} {:>8.0}/s {:>8.1} MB/s  p50 {:>6.0}  p99 {:>6.0}  {:>6.1} core-µs  {:>5.1} KiB",
-                options.repeats,
-                report.iops,
-                report.megabytes,
-                report.p50,
-                report.p99,
-                report.cpu,
-                report.written
-            );
-            results.all.entry(name.clone()).or_default().push(report);
-            if let Some(out) = &options.out {
-                results.save(out)?;
+    let main = of(Room::Main);
+    if !main.is_empty() {
+        let floor = beside(options.floor.as_ref(), "lockstep-floor")?;
+        let floor = Floor::new(floor, directory)?;
+        let mut room = MainRoom::open(options, &main, floor, directory)?;
+        for repeat in 1..=options.repeats() {
+            for measurement in &main {
+                let (report, figures) = room.measure(measurement)?;
+                record.add(repeat, &measurement.name, Some(report), figures)?;
             }
         }
     }
-    Ok(results)
+    let crowd = of(Room::Crowd);
+    if !crowd.is_empty() {
+        let directory = directory.join("crowd");
+        let mut room = Crowd::start(options.program()?, &directory, &options.pool)?;
+        for Measurement { name, what } in crowd {
+            for repeat in 1..=options.repeats() {
+                let (report, figures) = match what {
+                    What::Many(count, workload) => {
+                        let (report, figures) = room.many(*count, workload)?;
+                        (Some(report), figures)
+                    }
+                    What::Idle(count) => (None, room.idle(*count)?),
+                    _ => unreachable!("not of this room"),
+                };
+                record.add(repeat, name, report, figures)?;
+            }
+        }
+    }
+    let databases = of(Room::Database);
+    if !databases.is_empty() {
+        database::measure(options, &databases, &directory.join("database"), record)?;
+    }
+    Ok(())
 }
 
-fn is_of_peer(measurement: &Measurement) -> bool {
-    measurement.what.export() == Some(PEER)
+/// What was measured so far, told and kept at once.
+pub struct Record {
+    results: Results,
+    out: Option<PathBuf>,
+    repeats: usize,
+    began: Instant,
 }
 
-fn drive(
-    clients: &mut BTreeMap<&str, Client>,
-    export: &str,
-    name: &str,
-    workload: &Workload,
-    pids: &[u32],
-) -> anyhow::Result<Report> {
-    let client = clients.get_mut(export).expect("every export has a client");
-    let report = client.drive(workload, pids);
-    report.with_context(|| format!("measuring {name}"))
-}
-
-/// Removed when dropped.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+impl Record {
+    /// Adds one repeat of a measurement.
+    pub fn add(
+        &mut self,
+        repeat: usize,
+        name: &str,
+        report: Option<Report>,
+        figures: Figures,
+    ) -> anyhow::Result<()> {
+        let seconds = self.began.elapsed().as_secs();
+        let number = format!(
+            "{}:{:02}  {repeat}/{}",
+            seconds / 60,
+            seconds % 60,
+            self.repeats
+        );
+        if let Some(report) = report {
+            eprintln!(
+                "{number} {name:<16} {:>8.0}/s {:>8.1} MB/s  p50 {:>6.0}  p99 {:>6.0}  {:>6.1} core-µs  {:>5.1} KiB",
+                report.iops, report.megabytes, report.p50, report.p99, report.cpu, report.written
+            );
+            self.results
+                .all
+                .entry(name.to_owned())
+                .or_default()
+                .push(report);
+        }
+        if !figures.is_empty() {
+            let words = figures
+                .iter()
+                .map(|(what, value)| format!("{what}: {value:.2}"));
+            let words: Vec<String> = words.collect();
+            eprintln!("{number} {name:<16} {}", words.join("  "));
+            self.results.add_figures(name, figures);
+        }
+        match &self.out {
+            Some(out) => self.results.save(out),
+            None => Ok(()),
+        }
     }
 }

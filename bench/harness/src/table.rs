@@ -1,9 +1,11 @@
 //! Medians and ratios as Markdown.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use lockstep_floor::report::Report;
 
+use crate::crowd;
 use crate::results::Results;
 
 /// A target: what of which measurement, against what of which other, and the bound.
@@ -131,6 +133,20 @@ pub const TARGETS: &[Target] = &[
     },
 ];
 
+/// A figure that is not a load's, and what it may be at most.
+struct Limit {
+    what: &'static str,
+    /// Measurement and figure.
+    of: (&'static str, &'static str),
+    most: f64,
+}
+
+const LIMITS: &[Limit] = &[Limit {
+    what: "processor of a node with 100 attached idle volumes, % of a core",
+    of: ("ls3-idle100", crowd::BUSIEST),
+    most: 1.0,
+}];
+
 /// Tables of medians and of ratios.
 pub fn render(results: &Results) -> String {
     let mut text = String::from(
@@ -150,7 +166,14 @@ pub fn render(results: &Results) -> String {
             median(|r| r.written),
         );
     }
+    figures(&mut text, results);
     text.push_str("\n| target | measured | wanted | |\n|---|---|---|---|\n");
+    for Limit { what, of, most } in LIMITS {
+        if let Some(measured) = limited(results, of) {
+            let met = if measured <= *most { "met" } else { "missed" };
+            let _ = writeln!(text, "| {what} | {measured:.2} | ≤ {most} | {met} |");
+        }
+    }
     for target in TARGETS {
         let Some(measured) = target.measured(results) else {
             continue;
@@ -173,10 +196,49 @@ pub fn render(results: &Results) -> String {
     text
 }
 
+/// What is not told by a load's report.
+fn figures(text: &mut String, results: &Results) {
+    if results.figures.is_empty() {
+        return;
+    }
+    text.push_str("\n| measurement | what | median | least | greatest |\n|---|---|---|---|---|\n");
+    for (name, repeats) in &results.figures {
+        let labels: BTreeSet<&String> = repeats.iter().flat_map(|it| it.keys()).collect();
+        for label in labels {
+            let mut values: Vec<f64> = repeats
+                .iter()
+                .filter_map(|it| it.get(label).copied())
+                .collect();
+            values.sort_by(f64::total_cmp);
+            let (least, greatest) = (values[0], values[values.len() - 1]);
+            let middle = values[values.len() / 2];
+            let _ = writeln!(
+                text,
+                "| {name} | {label} | {middle:.2} | {least:.2} | {greatest:.2} |"
+            );
+        }
+    }
+}
+
+/// The median of a figure, if it was measured.
+fn limited(results: &Results, (name, label): &(&str, &str)) -> Option<f64> {
+    let repeats = results.figures.get(*name)?.iter();
+    let mut values: Vec<f64> = repeats.filter_map(|it| it.get(*label).copied()).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
 impl Target {
     /// Whether less is better.
     pub fn is_cost(&self) -> bool {
         self.of.1.is_cost()
+    }
+
+    /// The measurements that it is computed from.
+    #[cfg(test)]
+    pub fn needs(&self) -> Vec<&'static str> {
+        let against = self.against.map(|(name, _)| name);
+        [Some(self.of.0), against].into_iter().flatten().collect()
     }
 
     /// The median of all repeats.
@@ -206,4 +268,26 @@ pub fn median(reports: &[Report], figure: impl Fn(&Report) -> f64) -> f64 {
     let mut values: Vec<f64> = reports.iter().map(figure).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_rows_and_limits() {
+        let mut results = Results::default();
+        for share in [0.4, 3.0, 1.5] {
+            let figures = [(crowd::BUSIEST.to_owned(), share)].into();
+            results.add_figures("ls3-idle100", figures);
+        }
+        let text = render(&results);
+        assert!(
+            text.contains(
+                "| ls3-idle100 | processor of the busiest node, % of a core | 1.50 | 0.40 | 3.00 |"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("| 1.50 | ≤ 1 | missed |"), "{text}");
+    }
 }
