@@ -20,11 +20,13 @@ const READS: usize = 2;
 const WRITES: usize = 16;
 /// The ring's fill, in 1/65536, from which on records are destaged though more keep coming: until then a
 /// burst has the device to itself.
-const BEGIN: u32 = 65536 / 2;
+const BEGIN: u32 = 65536 / 8 * 3;
 /// Without writes for so long, everything that may be destaged is.
 const IDLE: Nanos = millis(200);
 /// A record whose payload in the ring is bad is tried again after so long: a repair may have come.
 pub(crate) const BAD_AGAIN: Nanos = seconds(1);
+/// After so many tries it is bad in its place instead of the ring, which others need.
+const BAD_TRIES: u32 = 5;
 
 /// One round.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -226,19 +228,42 @@ impl Store {
     ) {
         match (bad, self.index.get_mut(piece.entry)) {
             (Some(range), Some(entry)) => {
-                // The journal's copy is bad: the owner repairs it from another replica, and the
-                // repair, being newer, is destaged instead.
-                entry.bad_until = self.now + BAD_AGAIN;
-                self.retry_at = Some(entry.bad_until);
+                // The owner repairs it from another replica, and the repair, being newer, is destaged
+                // instead.
                 let replica = self.slots[&entry.slot].meta.replica;
                 out.push(Output::Event(Event::Corrupt { replica, range }));
-                if let Some(round) = &mut self.round {
-                    round.extents[piece.at].skip = true;
+                entry.bad_tries += 1;
+                if entry.bad_tries < BAD_TRIES {
+                    entry.bad_until = self.now + BAD_AGAIN;
+                    self.retry_at = Some(entry.bad_until);
+                    self.skip_work(piece.at);
+                } else {
+                    self.take_sound_blocks(piece, &payload);
                 }
             }
             _ => self.take_payload(piece, payload),
         }
         self.round_read_one(out);
+    }
+
+    fn skip_work(&mut self, at: usize) {
+        if let Some(round) = &mut self.round {
+            round.extents[at].skip = true;
+        }
+    }
+
+    /// What can be read of a piece that no repair came for. The metadata will say of the rest what its
+    /// bytes should be, and whatever lies in its place is then bad and to be repaired like any other block
+    /// (S9): an unreadable record must not hold the ring for ever.
+    fn take_sound_blocks(&mut self, piece: Piece, payload: &Bytes) {
+        let Some(round) = &mut self.round else { return };
+        let work = &mut round.extents[piece.at];
+        for (at, wanted) in work.blocks_of(piece.range).iter_mut().enumerate() {
+            let bytes = payload.get(at * BLOCK..(at + 1) * BLOCK);
+            if bytes.is_some_and(|bytes| crc32c::crc32c(bytes) == wanted.sum) {
+                wanted.bytes = Some(payload.slice(at * BLOCK..(at + 1) * BLOCK));
+            }
+        }
     }
 
     fn take_payload(&mut self, piece: Piece, payload: Bytes) {
@@ -250,12 +275,7 @@ impl Store {
             work.skip = true;
             return;
         }
-        let first = (range.start % EXTENT_BLOCKS) as u8;
-        let from = work.blocks.partition_point(|b| b.block < first);
-        for (at, wanted) in work.blocks[from..][..range.count as usize]
-            .iter_mut()
-            .enumerate()
-        {
+        for (at, wanted) in work.blocks_of(range).iter_mut().enumerate() {
             assert_eq!(wanted.entry, entry, "a piece is blocks of one record");
             wanted.bytes = Some(payload.slice(at * BLOCK..(at + 1) * BLOCK));
         }
@@ -283,7 +303,7 @@ impl Store {
             let Some(target) = work.target else { continue };
             let base = self.geometry.extent_offset(target);
             for Block { block, bytes, .. } in &mut work.blocks {
-                let bytes = bytes.take().expect("every payload was read");
+                let Some(bytes) = bytes.take() else { continue }; // it could not be read
                 round
                     .writes
                     .push_back((base + u64::from(*block) * BLOCK as u64, bytes));

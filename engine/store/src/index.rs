@@ -51,9 +51,11 @@ pub struct Entry {
     pub attached: u32,
     /// It is being copied forward.
     pub forward: Forward,
-    /// Its payload in the ring does not match its checksums: it stays, and holds the tail, until a repair
-    /// wins the blocks that are bad. It is not tried again before this time.
+    /// Its payload in the ring does not match its checksums: it stays, and holds the tail, for a repair to
+    /// win the blocks that are bad. It is not tried again before this time.
     pub bad_until: Nanos,
+    /// How often it was tried in vain.
+    pub bad_tries: u32,
     /// Another took its sequence, but is not durable yet: until then this one, though it does not count
     /// any more, stays in the journal (R11).
     pub hidden: bool,
@@ -100,6 +102,7 @@ impl Entry {
             attached: 0,
             forward: Forward::No,
             bad_until: 0,
+            bad_tries: 0,
             hidden: false,
             supersedes: Vec::new(),
         }

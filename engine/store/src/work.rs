@@ -6,7 +6,7 @@ use crate::index::{Claim, EntryId, Place, winners_among};
 use crate::mutate::Mutation;
 use crate::store::Store;
 use bytes::Bytes;
-use lockstep_types::{Checksums, EXTENT_BLOCKS, ExtentIndex, RecordKind, Sequence};
+use lockstep_types::{BlockRange, Checksums, EXTENT_BLOCKS, ExtentIndex, RecordKind, Sequence};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Batches looked at from the tail on to find a round's worth of work.
@@ -68,6 +68,13 @@ struct Window {
 }
 
 impl Work {
+    /// Those of its blocks that are a range, which they are without gaps.
+    pub fn blocks_of(&mut self, range: BlockRange) -> &mut [Block] {
+        let first = (range.start % EXTENT_BLOCKS) as u8;
+        let from = self.blocks.partition_point(|b| b.block < first);
+        &mut self.blocks[from..][..range.count as usize]
+    }
+
     /// How many deltas it may need: mapped, its blocks, valid, what it replaces freed.
     fn most_deltas(&self) -> usize {
         let blocks = match self.direct {

@@ -3,8 +3,10 @@
 mod common;
 
 use common::*;
-use lockstep_store::Event;
-use lockstep_types::{BLOCK, BlockRange, ReplicaId, Stamp, seconds};
+use lockstep_store::{Event, StoreError};
+use lockstep_types::{
+    BLOCK, BlockRange, RecordKind, ReplicaId, Sequence, Stamp, checksum_blocks, seconds,
+};
 
 /// Spoils the one place where a block's content lies.
 fn rot(bench: &mut Bench, content: &[u8]) {
@@ -49,4 +51,60 @@ fn one_bad_payload_among_neighbours_is_the_only_one_that_counts_as_bad() {
     // Everything else is in its place, each in an extent of its own; what cannot go there takes none, however
     // often it is tried, but one is kept for it.
     assert_eq!(bench.store.free_extents(), bench.store.total_extents() - 8);
+}
+
+#[test]
+fn what_nobody_repairs_is_bad_in_its_place_and_holds_the_ring_no_longer() {
+    let mut bench = Bench::new(&tiny(), 6);
+    let replica = bench.create(1);
+    let range = BlockRange::new(64, 3);
+    bench.append(replica, write(stamp(1, 1), range, 1), Stamp::ZERO);
+    bench.settle();
+    rot(&mut bench, &content(1, range)[BLOCK..2 * BLOCK]);
+    bench.call(|store, _, _| store.set_floor(replica, stamp(1, 1)));
+    bench.idle(seconds(2));
+    assert!(!corrupt_ranges(&mut bench, replica).is_empty());
+    bench.idle(seconds(8));
+    corrupt_ranges(&mut bench, replica);
+    bench.idle(seconds(8));
+    assert_eq!(
+        corrupt_ranges(&mut bench, replica),
+        [],
+        "it is not tried again"
+    );
+
+    let bad = BlockRange::new(65, 1);
+    for _ in 0..2 {
+        assert_eq!(bench.read(replica, range), Err(StoreError::Corrupt(bad)));
+        for sound in [64, 66] {
+            let sound = BlockRange::new(sound, 1);
+            let at = (sound.start - range.start) as usize * BLOCK;
+            let expected = content(1, range)[at..at + BLOCK].to_vec();
+            assert_eq!(bench.read(replica, sound), Ok(expected));
+        }
+        bench.restart();
+        let ring = bench.store.tail(replica, Sequence::ZERO);
+        assert!(ring.is_empty(), "nothing is left in the ring");
+    }
+
+    let tag = bench.tag();
+    let good = content(1, range).slice(BLOCK..2 * BLOCK);
+    bench.call(|store, now, out| {
+        let (kind, sums) = (RecordKind::Write, checksum_blocks(&good));
+        let payload = good.clone();
+        store.copy(
+            now,
+            tag,
+            replica,
+            stamp(1, 1),
+            kind,
+            bad,
+            sums,
+            payload,
+            out,
+        );
+    });
+    bench.settle();
+    let expected = content(1, range).to_vec();
+    assert_eq!(bench.read(replica, range), Ok(expected));
 }
