@@ -252,8 +252,9 @@ impl Connection {
     /// A `recv` is back.
     pub(crate) fn on_received(&mut self, result: i32, more_waiting: bool, cx: &mut Context<'_>) {
         self.receiving = false;
-        self.drained_socket = !more_waiting;
         let got = usize::try_from(result).unwrap_or(0);
+        let filled = self.direct.is_none() && self.end + got == self.staging.capacity();
+        self.drained_socket = !more_waiting && !filled;
         cx.counters.receives += 1;
         cx.counters.received_bytes += got as u64;
         if let Some((buffer, asked)) = self.direct.take() {
@@ -277,6 +278,12 @@ impl Connection {
             _ if self.state == State::Draining => {}
             _ => self.process(cx),
         }
+    }
+
+    /// Whether its socket held more than the last receive took, and it may be received.
+    pub(crate) fn has_more_waiting(&self) -> bool {
+        let receives = self.state == State::Open && !self.paused && !self.stalled;
+        receives && !self.drained_socket
     }
 
     /// Buffers may have come back: go on where it stopped.

@@ -231,6 +231,8 @@ pub struct Reactor {
     /// Events of calls between turns.
     ready: Vec<Event>,
     completions: Vec<(u64, i32, u32)>,
+    /// Some socket held more than its last receive took.
+    more_waiting: bool,
     waker: Waker,
     mail_count: Box<u64>,
     in_flight: usize,
@@ -240,6 +242,8 @@ pub struct Reactor {
 
 /// Slots for registered files.
 const FILE_SLOTS: u32 = 64;
+/// Receives of a turn beyond the first, where a socket holds more than a buffer takes.
+const DRAINS: usize = 4;
 /// How often a stalled connection looks for buffers that other threads may have returned.
 const STALL_POLL: Nanos = 1_000_000;
 
@@ -285,6 +289,7 @@ impl Reactor {
             timed: Vec::new(),
             ready: Vec::new(),
             completions: Vec::new(),
+            more_waiting: false,
             waker: Waker::new()?,
             mail_count: Box::new(0),
             in_flight: 0,
@@ -355,11 +360,27 @@ impl Reactor {
         }
         let mail = self.waker.get_up();
         self.reap(events);
+        self.drain_sockets(now, events);
         if mail {
             events.push(Event::Mail);
         }
         if deadline != NEVER && boottime() >= deadline {
             events.push(Event::Timer);
+        }
+    }
+}
+
+impl Reactor {
+    /// Receives on where a buffer ended before the socket did, so that requests which were sent together
+    /// are seen together: cut in two, they would cost two journal batches, one after the other.
+    fn drain_sockets(&mut self, now: Nanos, events: &mut Vec<Event>) {
+        for _ in 0..DRAINS {
+            if !std::mem::take(&mut self.more_waiting) {
+                return;
+            }
+            self.serve_dirty(now, events);
+            self.enter(None);
+            self.reap(events);
         }
     }
 }

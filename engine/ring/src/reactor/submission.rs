@@ -6,6 +6,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use lockstep_types::Nanos;
 
 use super::{Config, Event, Kind, Reactor};
+use crate::connection::Connection;
 use crate::error::CloseReason;
 use crate::pool::Pool;
 use crate::timer::NEVER;
@@ -96,6 +97,8 @@ impl Reactor {
                 Kind::Receive => {
                     let more = cqueue::sock_nonempty(flags);
                     self.act(slot, events, |c, cx| c.on_received(result, more, cx));
+                    let connection = self.connections[slot].as_deref();
+                    self.more_waiting |= connection.is_some_and(Connection::has_more_waiting);
                 }
                 Kind::Send => self.act(slot, events, |c, cx| c.on_sent(result, cx)),
                 Kind::Mail => self.arm_mail(),
