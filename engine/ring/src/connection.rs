@@ -280,10 +280,11 @@ impl Connection {
         }
     }
 
-    /// Whether its socket held more than the last receive took, and it may be received.
+    /// Whether its socket held more frames than the last receive took, and they may be received. Bytes
+    /// without framing are looked at first: they may say how to cut what follows.
     pub(crate) fn has_more_waiting(&self) -> bool {
         let receives = self.state == State::Open && !self.paused && !self.stalled;
-        receives && !self.drained_socket
+        receives && self.stream.is_some() && !self.drained_socket
     }
 
     /// Buffers may have come back: go on where it stopped.
