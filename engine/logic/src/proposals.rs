@@ -32,6 +32,8 @@ pub(crate) enum Asker {
 pub(crate) struct Proposals {
     open: BTreeMap<Ticket, (Asker, Nanos)>,
     last: Ticket,
+    /// One has ended since the start, so the records told are as new as that.
+    pub current: bool,
 }
 
 impl Proposals {
@@ -106,6 +108,9 @@ impl Node {
         let Some((asker, _)) = self.proposals.open.remove(&ticket) else {
             return; // overdue: counted as unknown
         };
+        let told = !matches!(result, ProposalResult::Unknown);
+        let first = told && !self.proposals.current;
+        self.proposals.current |= told;
         match asker {
             Asker::Primary { volume, serial, id } => {
                 let end = match result {
@@ -120,7 +125,7 @@ impl Node {
                     });
                 }
             }
-            Asker::Replica(replica) => self.replica_proposal_ended(replica, out),
+            Asker::Replica(replica) => self.replica_proposal_ended(replica, first, out),
             Asker::Attach(ticket) => self.attach_proposed(ticket, result, out),
             Asker::Detach(volume) => self.detach_proposed(volume, result, out),
             Asker::StepDown(volume) => self.step_down_proposed(volume),

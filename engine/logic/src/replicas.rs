@@ -119,9 +119,20 @@ impl Node {
         }
     }
 
-    /// A proposal about a replica ended.
-    pub(crate) fn replica_proposal_ended(&mut self, replica: ReplicaId, out: &mut Vec<Output>) {
-        self.jobs.not_before.insert(replica, self.now + AGAIN);
+    /// A proposal about a replica ended; as the `first` of this process it says that the records told are
+    /// not old ones, and what waited for that waits no longer.
+    pub(crate) fn replica_proposal_ended(
+        &mut self,
+        replica: ReplicaId,
+        first: bool,
+        out: &mut Vec<Output>,
+    ) {
+        match first {
+            true => self.jobs.not_before.clear(),
+            false => {
+                self.jobs.not_before.insert(replica, self.now + AGAIN);
+            }
+        }
         self.settle_replicas(out);
     }
 
@@ -204,6 +215,7 @@ impl Node {
         let Replica {
             incarnation, ready, ..
         } = *recorded;
+        let trusting = self.broken.is(Mutation::R4OldRecordTrusted);
         match held {
             Some(held) if held > incarnation => Need::Nothing, // the record told lags behind
             Some(held) if held == incarnation && ready => Need::Nothing,
@@ -214,6 +226,17 @@ impl Node {
             }),
             // The commit that began the recorded life has ended the one that is held.
             Some(_) if !ready => Need::Delete(recorded.device),
+            // A node that lost its log hears the history again, and an old record says of a life that
+            // was lived that it is yet to begin (R4). The answer to a proposal, refused like this one,
+            // comes when everything before it was told.
+            None if !ready && !self.proposals.current && !trusting => {
+                Need::Propose(Command::Reincarnate {
+                    volume,
+                    replica,
+                    from: incarnation,
+                    to: incarnation,
+                })
+            }
             None if !ready || self.broken.is(Mutation::R4IncarnationNotChecked) => Need::Create(
                 ReplicaMeta::new(replica, volume, record.lineage, incarnation, record.blocks),
             ),

@@ -12,6 +12,7 @@ pub enum Mutation {
     R3EpochNotChecked,
     R3PromiseNotPersisted,
     R4IncarnationNotChecked,
+    R4OldRecordTrusted,
     R5GapAccepted,
     R5CertifiedBehind,
     R6OverlapIgnored,
@@ -46,7 +47,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them, in order.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::R1RemoveBeforeCommit,
         Self::R1JoinBeforeRequired,
         Self::R1UnknownForgotten,
@@ -54,6 +55,7 @@ impl Mutation {
         Self::R3EpochNotChecked,
         Self::R3PromiseNotPersisted,
         Self::R4IncarnationNotChecked,
+        Self::R4OldRecordTrusted,
         Self::R5GapAccepted,
         Self::R5CertifiedBehind,
         Self::R6OverlapIgnored,

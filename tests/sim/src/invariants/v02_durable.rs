@@ -54,6 +54,10 @@ pub fn everywhere(world: &World, node: NodeIndex, volume: VolumeId) -> Result<()
     if record.membership.epoch != here.primary.epoch {
         return Ok(()); // V3 and V4 watch those
     }
+    // As above, also before the record says so.
+    if !here.primary.open {
+        return Ok(());
+    }
     for (member, incarnation) in &record.membership.in_sync {
         let own = seen
             .replicas

@@ -241,6 +241,11 @@ pub const ALL: &[Scenario] = &[
         run: protocol::blank_device,
     },
     Scenario {
+        name: "blank-device-and-log",
+        about: "a machine comes back with neither its device's content nor its raft log (R4)",
+        run: protocol::blank_device_and_log,
+    },
+    Scenario {
         name: "held-requests",
         about: "requests held on an earlier device are issued at last (R12)",
         run: protocol::held_requests,

@@ -303,6 +303,21 @@ pub fn blank_device(config: &Config) -> Outcome {
     )
 }
 
+/// A machine comes back with a blank device and without its raft log, and hears the history of the cluster
+/// again. Without R4's look at whether a record is an old one: a copy is made empty in the life of the one
+/// before it, because the first record of it said that it was yet to be made.
+pub fn blank_device_and_log(config: &Config) -> Outcome {
+    let roomy = |plan: &mut Plan| plan.duration = 60 * SECOND;
+    two_sites_by(config, roomy, |world| {
+        world.at(CUT, |w| {
+            w.kill_machine("b1");
+            w.lose_log_of("b1");
+        });
+        world.at(CUT + millis(200), |w| w.start_blank("b1"));
+        world.at(CUT + 40 * SECOND, |w| w.expect_in_sync(&["a1", "b1"]));
+    })
+}
+
 /// The volume moves away and back, and the kernel then issues what it held on the first device. Without
 /// R12: old pages are replayed over acknowledged data.
 pub fn held_requests(config: &Config) -> Outcome {
