@@ -176,7 +176,7 @@ fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'sta
         Of::R3EpochNotChecked => &["late-seals", "late-appends", "world"],
         Of::R3PromiseNotPersisted => &["dies-sealed", "world"],
         Of::R4IncarnationNotChecked => &["blank-device-alone", "blank-device", "world"],
-        Of::R4OldRecordTrusted => &["blank-device-and-log", "world"],
+        Of::R4OldRecordTrusted => &["blank-device-and-old-log", "world"],
         Of::R5GapAccepted => &["spoiled-appends", "world"],
         Of::R5CertifiedBehind => &["lagging-joiner", "world"],
         Of::R8ResizeNotSequenced => &["grows-while-primary-dies", "world"],

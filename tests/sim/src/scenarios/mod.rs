@@ -241,9 +241,9 @@ pub const ALL: &[Scenario] = &[
         run: protocol::blank_device,
     },
     Scenario {
-        name: "blank-device-and-log",
-        about: "a machine comes back with neither its device's content nor its raft log (R4)",
-        run: protocol::blank_device_and_log,
+        name: "blank-device-and-old-log",
+        about: "a machine comes back with a blank device and a raft log that lags behind (R4)",
+        run: protocol::blank_device_and_old_log,
     },
     Scenario {
         name: "held-requests",

@@ -303,17 +303,19 @@ pub fn blank_device(config: &Config) -> Outcome {
     )
 }
 
-/// A machine comes back with a blank device and without its raft log, and hears the history of the cluster
-/// again. Without R4's look at whether a record is an old one: a copy is made empty in the life of the one
-/// before it, because the first record of it said that it was yet to be made.
-pub fn blank_device_and_log(config: &Config) -> Outcome {
+/// A node's raft log hardly moves from the moment that its copy stands; then its machine loses power, and its
+/// device is exchanged for a blank one. Without R4's look at whether a record is an old one: the last record it
+/// has says that its copy is yet to be made, and an empty one is made in the life of the one before it.
+pub fn blank_device_and_old_log(config: &Config) -> Outcome {
     let roomy = |plan: &mut Plan| plan.duration = 60 * SECOND;
     two_sites_by(config, roomy, |world| {
-        world.at(CUT, |w| {
-            w.kill_machine("b1");
-            w.lose_log_of("b1");
+        let stands = 2 * SECOND + millis(20 + config.seed % 8);
+        world.at(stands, |w| w.slow_log(Some("b1")));
+        world.at(CUT, |w| w.kill_machine("b1"));
+        world.at(CUT + millis(200), |w| {
+            w.slow_log(None);
+            w.start_blank("b1");
         });
-        world.at(CUT + millis(200), |w| w.start_blank("b1"));
         world.at(CUT + 40 * SECOND, |w| w.expect_in_sync(&["a1", "b1"]));
     })
 }

@@ -107,8 +107,8 @@ pub trait Script {
     fn slow(&mut self, node: &str, factor: u64);
     /// A machine starts again with blank devices.
     fn start_blank(&mut self, node: &str);
-    /// Nothing is left of the raft log of a machine that is off.
-    fn lose_log_of(&mut self, node: &str);
+    /// The raft log of a node hardly moves from now on, or does again.
+    fn slow_log(&mut self, node: Option<&str>);
     /// The kernel holds a request on the device that the volume has now.
     fn remember_device(&mut self);
     /// The kernel of a node issues the write that it held, or reads through the device of before.
@@ -290,9 +290,8 @@ impl Script for World {
         self.restart(node, true);
     }
 
-    fn lose_log_of(&mut self, node: &str) {
-        let node = self.named(node);
-        self.lose_log(node);
+    fn slow_log(&mut self, node: Option<&str>) {
+        self.slow_log = node.map(|node| self.named(node));
     }
 
     fn remember_device(&mut self) {

@@ -13,6 +13,9 @@ use lockstep_logic::io::Input;
 use lockstep_types::{SECOND, millis};
 use std::collections::BTreeSet;
 
+/// How much slower than usual a log is that hardly moves.
+const SLOW_LOG: u64 = 1_000_000;
+
 impl World {
     /// The state that every founding voter starts from.
     pub(super) fn founding_state(&mut self) -> State {
@@ -282,7 +285,11 @@ impl World {
 
     fn schedule_log_op(&mut self, node: NodeIndex) {
         let boot = self.nodes[node].process.as_ref().expect("it runs").boot;
-        let took = self.log_latency();
+        let factor = match self.slow_log == Some(node) {
+            true => SLOW_LOG,
+            false => 1,
+        };
+        let took = self.log_latency() * factor;
         self.queue.after(took, Event::LogDisk { node, boot });
     }
 

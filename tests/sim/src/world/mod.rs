@@ -139,6 +139,8 @@ pub struct World {
     held_requests: BTreeMap<u64, VolumeId>,
     /// A device that a script remembers, with its publication.
     pub(crate) remembered: Option<lockstep_types::AttachmentId>,
+    /// Whose raft log hardly moves (a script).
+    pub(crate) slow_log: Option<NodeIndex>,
     /// What is left to do at this moment.
     pub(crate) work: VecDeque<(NodeIndex, step::Work)>,
 }
@@ -262,6 +264,7 @@ impl World {
             spoils: None,
             held_requests: BTreeMap::new(),
             remembered: None,
+            slow_log: None,
             work: VecDeque::new(),
             dice,
             plan,
