@@ -10,11 +10,17 @@ use lockstep_types::{Gap, Nanos, NodeId, ReplicaId};
 use lockstep_wire::{Header, RequestBody};
 use std::collections::BTreeSet;
 
+/// Why a member goes that lacks records which the others hold.
+pub(super) const INCOMPLETE: &str = "its data is incomplete";
+
 /// What is absent while the epoch is open for repair only.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Absent {
     /// Committed members that did not answer SEAL; still required, and no member of this epoch.
     pub replicas: BTreeSet<ReplicaId>,
+    /// Those of them that answered, and lack what the others hold at or below their floors: they come back
+    /// by a resync alone, and sealing them again would only interrupt that of the copy that stands for them.
+    incomplete: BTreeSet<ReplicaId>,
     /// When they are looked for again.
     look_at: Nanos,
     /// What the opening would have told, for when it serves.
@@ -61,6 +67,8 @@ impl Primary {
         let sealed = sealed.filter_map(|(id, m)| Some((*id, m.sealed.clone()?)));
         match union_of_tails(&sealed.collect(), false, self.broken) {
             Ok(union) if union.lost.is_empty() => {
+                let incomplete = |id: &&ReplicaId| self.members[*id].condemned == Some(INCOMPLETE);
+                self.absent.incomplete = absent.iter().filter(incomplete).copied().collect();
                 self.members.retain(|id, _| !absent.contains(id));
                 self.absent.replicas.extend(absent);
                 self.waiting.clear();
@@ -70,7 +78,7 @@ impl Primary {
             // The next look counts them as absent, too.
             Ok(union) => {
                 for replica in union.lost {
-                    self.condemn(now, replica, "its data is incomplete", out);
+                    self.condemn(now, replica, INCOMPLETE, out);
                 }
                 false
             }
@@ -153,7 +161,8 @@ impl Primary {
         if !self.repairs_only() || !known || !self.absent.replicas.contains(&header.replica) {
             return false;
         }
-        if gap != Gap::Corrupt && !joining {
+        let incomplete = self.absent.incomplete.contains(&header.replica);
+        if gap != Gap::Corrupt && !joining && !incomplete {
             self.held = self.take_unanswered().into();
             self.forget_epoch();
             self.epoch = lockstep_types::Epoch::ZERO;

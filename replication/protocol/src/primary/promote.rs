@@ -1,5 +1,6 @@
 //! From wanting the role to the open volume: probe, propose, seal, reconcile, open (R9–R13).
 
+use super::exchange::INCOMPLETE;
 use super::{Member, Phase, Primary, PrimaryEvent, PrimaryOut, Proposal, Role};
 use crate::mutate::Mutation;
 use crate::reconcile::{UnionError, union_of_tails};
@@ -252,7 +253,7 @@ impl Primary {
         match union_of_tails(&sealed, self.absent.replicas.is_empty(), self.broken) {
             Ok(union) if !union.lost.is_empty() => {
                 for replica in union.lost {
-                    self.condemn(now, replica, "its data is incomplete", out);
+                    self.condemn(now, replica, INCOMPLETE, out);
                 }
                 self.begin_exchange(now, out);
             }

@@ -49,6 +49,8 @@ pub(crate) struct Attached {
     pub since: Nanos,
     /// No new requests: the device is about to go.
     pub draining: bool,
+    /// The process that its requests go to.
+    pub served_by: Option<u64>,
 }
 
 impl VolumeClient {
@@ -130,6 +132,7 @@ impl World {
             outstanding: BTreeMap::new(),
             since: now,
             draining: false,
+            served_by: None,
         };
         self.coverage.hit("client: device appeared");
         self.clients.client(volume).attached = Some(attached);
@@ -215,17 +218,30 @@ impl World {
         };
         attached.outstanding.insert(tag, request);
         clients.tags.insert(tag, volume);
-        let node = attached.node;
-        self.deliver(node, Inward::Data(input));
+        let (node, served_by) = (attached.node, attached.served_by);
+        // A daemon that came up meanwhile is given it with all that was not answered, once it has the device.
+        if served_by == self.boot_of(node) {
+            self.deliver(node, Inward::Data(input));
+        }
+    }
+
+    fn boot_of(&self, node: NodeIndex) -> Option<u64> {
+        let process = self.nodes[node].process.as_ref();
+        process.map(|process| process.boot)
     }
 
     /// The kernel reissues what was not answered before the daemon ended (R12).
     pub(super) fn reissue(&mut self, volume: VolumeId) {
         let client = self.clients.client(volume);
-        let Some(attached) = &client.attached else {
+        let Some(node) = client.attached.as_ref().map(|attached| attached.node) else {
             return;
         };
-        let node = attached.node;
+        let boot = self.boot_of(node);
+        let client = self.clients.client(volume);
+        let Some(attached) = &mut client.attached else {
+            return;
+        };
+        attached.served_by = boot;
         let inputs: Vec<Input> = attached
             .outstanding
             .iter()
