@@ -20,7 +20,7 @@ pub use ids::{
     ReplicaId, ResyncNumber, Sequence, SnapshotId, Stamp, VolumeId,
 };
 pub use record::{Record, RecordKind};
-pub use replica::{Cut, EpochStart, Gap, MAX_HISTORY, ReplicaMeta, last_common};
+pub use replica::{Cut, EpochStart, Gap, MAX_HISTORY, ReplicaMeta, extend_history, last_common};
 pub use request::{Request, RequestError, RequestOp, Response};
 pub use site::{FaultDomain, Locality, NodeRole};
 pub use time::{DRIFT_PER_CENT, Nanos, SECOND, millis, seconds};

@@ -97,16 +97,25 @@ impl ReplicaMeta {
 
     /// Records that an epoch opened above `base`.
     pub fn push_history(&mut self, start: EpochStart) {
-        if let Some(last) = self.history.last() {
-            assert!(
-                last.epoch < start.epoch && last.base <= start.base,
-                "history only grows"
-            );
-        }
-        self.history.push(start);
-        if self.history.len() > MAX_HISTORY {
-            self.history.remove(0);
-        }
+        extend_history(&mut self.history, start);
+    }
+}
+
+/// Adds the start of an epoch to a history, which forgets the oldest when it would be longer than
+/// [`MAX_HISTORY`].
+///
+/// # Panics
+/// If the epoch is no newer than the last one, or begins below it.
+pub fn extend_history(history: &mut Vec<EpochStart>, start: EpochStart) {
+    if let Some(last) = history.last() {
+        assert!(
+            last.epoch < start.epoch && last.base <= start.base,
+            "history only grows"
+        );
+    }
+    history.push(start);
+    if history.len() > MAX_HISTORY {
+        history.remove(0);
     }
 }
 
@@ -142,6 +151,18 @@ mod tests {
                 base: Sequence(*b),
             })
             .collect()
+    }
+
+    #[test]
+    fn a_history_forgets_its_oldest_epochs() {
+        let mut known = Vec::new();
+        for epoch in 1..=200 {
+            let base = Sequence(epoch / 2);
+            let epoch = Epoch(epoch);
+            extend_history(&mut known, EpochStart { epoch, base });
+        }
+        assert_eq!(known.len(), MAX_HISTORY);
+        assert_eq!(known[0].epoch, Epoch(200 - MAX_HISTORY as u64 + 1));
     }
 
     #[test]

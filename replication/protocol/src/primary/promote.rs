@@ -4,7 +4,7 @@ use super::exchange::INCOMPLETE;
 use super::{Member, Phase, Primary, PrimaryEvent, PrimaryOut, Proposal, Role};
 use crate::mutate::Mutation;
 use crate::reconcile::{UnionError, union_of_tails};
-use lockstep_types::{Epoch, EpochStart, Gap, Nanos, NodeId, ReplicaId, Sequence};
+use lockstep_types::{Epoch, EpochStart, Gap, Nanos, NodeId, ReplicaId, Sequence, extend_history};
 use lockstep_wire::{Header, RequestBody, Sealed};
 
 impl Primary {
@@ -341,10 +341,8 @@ impl Primary {
             .last()
             .is_none_or(|last| last.epoch < self.epoch)
         {
-            self.history.push(EpochStart {
-                epoch: self.epoch,
-                base,
-            });
+            let epoch = self.epoch;
+            extend_history(&mut self.history, EpochStart { epoch, base });
         }
         let longest = self
             .members
