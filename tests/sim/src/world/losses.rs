@@ -4,7 +4,7 @@
 use super::World;
 use crate::net::NodeIndex;
 use lockstep_control::Applied;
-use lockstep_types::{Incarnation, Nanos, ReplicaId, SECOND, VolumeId};
+use lockstep_types::{Gap, Incarnation, Nanos, ReplicaId, SECOND, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A proposal is decided by then, or given up.
@@ -105,13 +105,30 @@ impl World {
         })
     }
 
-    /// Nothing but lost copies is certified, and the volume says that it waits (R21).
+    /// Nothing is certified but lost copies, and such as lack records that only a lost one could fill or
+    /// refute (R11), and the volume says that it waits (R21).
     pub(crate) fn waits_for_the_lost(&self, volume: VolumeId) -> bool {
         let Some(record) = self.committed.state.volumes.get(&volume) else {
             return false;
         };
-        self.losses.all_lost(&record.membership.in_sync)
+        let in_sync = &record.membership.in_sync;
+        let lost = |id: &ReplicaId, life: &Incarnation| self.losses.is_lost(*id, *life);
+        in_sync.iter().any(|(id, life)| lost(id, life))
+            && in_sync
+                .iter()
+                .all(|(id, life)| lost(id, life) || self.is_gapped(*id))
             && self.checks.waiting.contains_key(&volume)
+    }
+
+    fn is_gapped(&self, replica: ReplicaId) -> bool {
+        (0..self.nodes.len()).any(|node| {
+            let local = self.clock(node).local(self.now());
+            let seen = self.nodes[node].data().map(|data| data.inspect(local));
+            seen.is_some_and(|seen| {
+                let mut replicas = seen.replicas.iter();
+                replicas.any(|r| r.replica == replica && r.gap != Gap::None)
+            })
+        })
     }
 
     /// Nobody whole is shut out in favour of copies whose own node has long known them for lost.
