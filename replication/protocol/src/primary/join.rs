@@ -337,7 +337,7 @@ impl Primary {
                     id,
                     resync: join.resync,
                     last: *before,
-                    floor: self.floor(),
+                    floor: self.floor().max(self.first_floor()),
                     blocks: self.applied_blocks,
                     history: self.history.clone(),
                 };
@@ -354,6 +354,14 @@ impl Primary {
             }
             _ => {}
         }
+    }
+
+    /// What everybody has in whom this epoch is opened (R11). It is told a joiner, too, though no floor moves
+    /// while the epoch is open for repair only: what it has of before lies in copies, and a floor alone
+    /// lets it know after a restart how far it has come.
+    fn first_floor(&self) -> Stamp {
+        let opened = self.history.last();
+        opened.map_or(Stamp::ZERO, |start| Stamp::new(start.epoch, start.base))
     }
 
     fn drive_copies(&mut self, now: Nanos, out: &mut Vec<PrimaryOut>) {
