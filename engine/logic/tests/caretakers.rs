@@ -77,6 +77,25 @@ fn under_strict_a_lost_copy_is_exchanged_for_a_verified_one_of_its_site_in_one_s
 }
 
 #[test]
+fn who_was_verified_while_repairing_knows_after_a_restart_how_far_it_is() {
+    let mut world = strict();
+    world.detach(n(1), a(1));
+    world.kill(n(2));
+    add_on_3(&mut world);
+    world.until(90 * SECOND, "exchanged", |w| w.in_sync() == [r(1), r(3)]);
+    // Nobody writes: its content lies in copies, and it has no record of its own.
+    world.until(60 * SECOND, "left alone", |w| {
+        w.volume().membership.primary.is_none()
+    });
+    world.kill(n(3));
+    world.start(n(3));
+    world.attach(n(1), a(2));
+    world.until(60 * SECOND, "open", |w| w.is_open(n(1)));
+    assert_eq!(world.in_sync(), [r(1), r(3)]);
+    assert_eq!(world.read(n(1), a(2), 760), 1);
+}
+
+#[test]
 fn while_repairing_no_client_is_served_and_the_record_says_so() {
     let mut world = strict_without_b();
     let tag = world.begin_write(n(1), a(1), 0, 7);
