@@ -454,6 +454,29 @@ fn r24_a_torn_gap_is_refuted_by_the_primary_that_goes_on() {
 }
 
 #[test]
+fn r24_who_lost_acknowledged_records_is_no_member_of_the_epoch_that_goes_on() {
+    let mut bench = Bench::with(Gap::Corrupt, Grant::never());
+    let range = BlockRange::new(0, 1);
+    for body in [append(0, 1, false), RequestBody::Read { id: 5, range }] {
+        assert_eq!(bench.ask(A, 0, body), [ReplyBody::Failed]);
+    }
+    assert!(bench.store.appended.is_empty());
+    // It is asked what it has, to be resynced; and sealed, to be told apart.
+    let said = bench.ask(A, 0, RequestBody::JoinState { id: 6 });
+    assert!(matches!(
+        &said[..],
+        [ReplyBody::JoinStated {
+            gap: Gap::Corrupt,
+            ..
+        }]
+    ));
+    bench.ask(A, 1, RequestBody::Seal);
+    let tag = bench.meta_tag();
+    let said = bench.done(tag);
+    assert!(matches!(&said[..], [ReplyBody::Sealed(sealed)] if sealed.gap == Gap::Corrupt));
+}
+
+#[test]
 fn a_failed_device_says_so_at_once_and_never_acknowledges() {
     let mut bench = Bench::new();
     bench.open(A, 1, 0);

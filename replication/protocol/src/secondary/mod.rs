@@ -289,10 +289,10 @@ impl Secondary {
         self.finish_seal(now, store, out);
     }
 
-    /// What refuses a request before it is looked at: a failed device, another life (R4), an epoch
-    /// below the promise, or one above it that has not been sealed here (R3).
+    /// What refuses a request before it is looked at: a failed device, lost records (R24), another life
+    /// (R4), an epoch below the promise, or one above it that has not been sealed here (R3).
     fn refuse(&self, header: &Header, body: &RequestBody) -> Option<ReplyBody> {
-        if self.failed {
+        if self.failed || self.lacks_what_it_acknowledged(body) {
             return Some(ReplyBody::Failed);
         }
         if header.incarnation != self.meta.incarnation
@@ -317,6 +317,20 @@ impl Secondary {
         (refused || self.meta.sealed_off).then_some(ReplyBody::Refused {
             promised: self.meta.promised,
         })
+    }
+
+    /// R24: recovery met a bad batch at or below the mark. The epoch may still be open, and its primary take
+    /// this for the member that it was: it is none before a SEAL or a resync has filled what is missing.
+    fn lacks_what_it_acknowledged(&self, body: &RequestBody) -> bool {
+        let serves = matches!(
+            body,
+            RequestBody::Append { .. }
+                | RequestBody::Read { .. }
+                | RequestBody::ExtentSums { .. }
+                | RequestBody::Copy { resync: None, .. }
+        );
+        let corrupt = self.meta.gap == Gap::Corrupt && self.meta.cut.is_none();
+        corrupt && serves && !self.broken.is(Mutation::R21SuspectServes)
     }
 
     #[allow(clippy::too_many_arguments)]
