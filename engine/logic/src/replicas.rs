@@ -226,9 +226,9 @@ impl Node {
             }),
             // The commit that began the recorded life has ended the one that is held.
             Some(_) if !ready => Need::Delete(recorded.device),
-            // A node that lost its log hears the history again, and an old record says of a life that
-            // was lived that it is yet to begin (R4). The answer to a proposal, refused like this one,
-            // comes when everything before it was told.
+            // After a start the records are those of the last commit that the log knows of, and an old
+            // one says of a life that was lived that it is yet to begin (R4). The answer to a proposal,
+            // refused like this one, comes when everything before it was told (decision 0013).
             None if !ready && !self.proposals.current && !trusting => {
                 Need::Propose(Command::Reincarnate {
                     volume,

@@ -2,7 +2,8 @@
 //! would be without a copy. Where another copy of that site could take its place, the epoch opens
 //! without client I/O: the absent member stays in `required`, so nothing completes and no floor moves,
 //! until it is exchanged for a verified joiner of its site in one compare-and-set. If it returns first,
-//! it is sealed and the reconcile redone, one epoch later.
+//! it is sealed and the reconcile redone, one epoch later; unless it was there and lacked records, for then
+//! a resync alone brings it back.
 
 use super::{Phase, Primary, PrimaryEvent, PrimaryOut};
 use crate::reconcile::{UnionError, union_of_tails};
@@ -16,7 +17,8 @@ pub(super) const INCOMPLETE: &str = "its data is incomplete";
 /// What is absent while the epoch is open for repair only.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Absent {
-    /// Committed members that did not answer SEAL; still required, and no member of this epoch.
+    /// Committed members that did not answer SEAL, or lack records; still required, and no member of this
+    /// epoch.
     pub replicas: BTreeSet<ReplicaId>,
     /// Those of them that answered, and lack what the others hold at or below their floors: they come back
     /// by a resync alone, and sealing them again would only interrupt that of the copy that stands for them.
@@ -68,7 +70,8 @@ impl Primary {
         match union_of_tails(&sealed.collect(), false, self.broken) {
             Ok(union) if union.lost.is_empty() => {
                 let incomplete = |id: &&ReplicaId| self.members[*id].condemned == Some(INCOMPLETE);
-                self.absent.incomplete = absent.iter().filter(incomplete).copied().collect();
+                let found: Vec<ReplicaId> = absent.iter().filter(incomplete).copied().collect();
+                self.absent.incomplete.extend(found);
                 self.members.retain(|id, _| !absent.contains(id));
                 self.absent.replicas.extend(absent);
                 self.waiting.clear();
