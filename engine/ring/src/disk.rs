@@ -58,6 +58,21 @@ pub struct Disk {
     size: u64,
     block: u32,
     direct: bool,
+    /// Whether `file` carries the claim's lock.
+    locked: bool,
+}
+
+impl Drop for Disk {
+    /// Gives the claim back by name. Closing alone would not: a child that another thread has
+    /// forked and that has not yet executed its program shares the descriptor, and the lock with it.
+    /// Nothing of ours is under way then, for a reactor waits for the kernel before it drops a disk.
+    fn drop(&mut self) {
+        if self.locked {
+            // SAFETY: takes no pointer; the descriptor is open. The close that follows gives the
+            // lock back too, so a refusal changes nothing.
+            let _ = unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+        }
+    }
 }
 
 impl Disk {
@@ -109,6 +124,7 @@ impl Disk {
             size,
             block,
             direct,
+            locked: options.claim && kind == DiskKind::File,
         })
     }
 
@@ -320,4 +336,33 @@ fn device_block(file: &File) -> io::Result<u32> {
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_claim_ends_with_the_disk_though_a_child_shares_its_descriptor() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("pool");
+        create_file(&path, 8192).expect("room");
+        // The place may be memory.
+        let options = OpenOptionsDisk {
+            require_direct: false,
+            ..OpenOptionsDisk::default()
+        };
+        let disk = Disk::open(&path, options).expect("opens");
+        // What a fork leaves in a child until it executes its program.
+        let shared = disk.file.try_clone().expect("a descriptor");
+        drop(disk);
+        let again = Disk::open(&path, options).expect("the claim is free");
+        drop(shared);
+        let second = Disk::open(&path, options);
+        assert!(
+            matches!(second, Err(DiskError::Claimed { .. })),
+            "{second:?}"
+        ); // R23
+        drop(again);
+    }
 }
