@@ -131,6 +131,9 @@ pub enum NodeEvent {
         errno: i32,
         what: String,
     },
+    /// What was on a device that failed in an earlier life durably says so itself: the mark of
+    /// `NodeConfig::failed_before` may go.
+    FailureNoted { device: DeviceId },
     /// A primary opened an epoch.
     Opened {
         volume: VolumeId,

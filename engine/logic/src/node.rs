@@ -26,6 +26,9 @@ pub struct NodeConfig {
     pub started: Nanos,
     /// Its pools, claimed by the shell (R23), and how each is opened.
     pub devices: Vec<(DeviceId, OpenOptions)>,
+    /// Those whose device failed in an earlier life: what is on them is suspect until it has been
+    /// compared (R24).
+    pub failed_before: BTreeSet<DeviceId>,
     /// Time spans of the protocol.
     pub timings: Timings,
     /// The rule of the protocol broken on purpose, if any.
@@ -98,12 +101,14 @@ impl Node {
             node,
             started,
             devices,
+            failed_before,
             timings,
             broken,
         } = config;
-        let pools = devices
-            .into_iter()
-            .map(|(device, options)| (device, Pool::new(options)));
+        let pools = devices.into_iter().map(|(device, options)| {
+            let failed = failed_before.contains(&device);
+            (device, Pool::new(options, failed))
+        });
         Self {
             me: node,
             started,

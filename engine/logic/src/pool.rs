@@ -21,7 +21,7 @@ pub(crate) enum Owner {
     Created(ReplicaId),
     /// Its data is being deleted.
     Deleted(ReplicaId),
-    /// What recovery lost of it is being made durable (R24).
+    /// That it has a gap is being made durable (R24).
     GapNoted(ReplicaId),
 }
 
@@ -41,6 +41,8 @@ pub(crate) enum Condition {
 pub(crate) struct Pool {
     pub store: Store,
     pub condition: Condition,
+    /// Its device failed in an earlier life, and not every replica on it durably says so yet.
+    pub failed_before: bool,
     /// What the store pushed and nobody has looked at yet.
     pub outputs: Outputs,
     owners: BTreeMap<u64, Owner>,
@@ -48,10 +50,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub fn new(options: OpenOptions) -> Self {
+    pub fn new(options: OpenOptions, failed_before: bool) -> Self {
         Self {
             store: Store::open(options),
             condition: Condition::Recovering,
+            failed_before,
             outputs: Outputs::new(),
             owners: BTreeMap::new(),
             last_tag: 0,
@@ -97,6 +100,12 @@ impl Pool {
         let tag = self.tag(Owner::Deleted(replica));
         self.store
             .delete_replica(now, replica, tag, &mut self.outputs);
+    }
+
+    /// Whether some replica's gap is not durable yet.
+    pub fn notes_gaps(&self) -> bool {
+        let mut owners = self.owners.values();
+        owners.any(|owner| matches!(owner, Owner::GapNoted(_)))
     }
 
     pub fn note_gap(&mut self, now: Nanos, meta: &ReplicaMeta) {

@@ -329,7 +329,12 @@ impl Node {
             torn_batches,
             corrupt,
         } = recovery;
-        for found in replicas {
+        let pool = self.pools.get(&device).expect("its store spoke");
+        let suspect = pool.failed_before && !self.broken.is(Mutation::R24FailureForgotten);
+        for mut found in replicas {
+            if suspect {
+                found.meta.gap = found.meta.gap.max(Gap::Suspect);
+            }
             let whole = found.meta.gap == Gap::None;
             if !whole {
                 let pool = self.pools.get_mut(&device).expect("its store spoke");
@@ -346,6 +351,7 @@ impl Node {
             torn_batches,
             corrupt,
         }));
+        self.tell_failure_noted(device, out);
         let homes = self.jobs.homes.keys().chain(self.tombstones.keys());
         self.jobs.unsettled.extend(homes.copied());
         self.settle_replicas(out);
@@ -363,12 +369,25 @@ impl Node {
             return;
         };
         local.answers = true;
-        if result.is_err() {
-            self.with_secondary(replica, out, |secondary, _, _, replies| {
+        let device = local.device;
+        match result {
+            Ok(()) => self.tell_failure_noted(device, out),
+            Err(_) => self.with_secondary(replica, out, |secondary, _, _, replies| {
                 secondary.fail(replies);
-            });
+            }),
         }
         self.answer_early();
+    }
+
+    /// Once every replica of a device that failed in an earlier life durably says so itself, whoever
+    /// remembered it may forget it.
+    fn tell_failure_noted(&mut self, device: DeviceId, out: &mut Vec<Output>) {
+        let pool = self.pools.get_mut(&device).expect("a pool of ours");
+        let served = pool.condition == Condition::Ready;
+        if served && pool.failed_before && !pool.notes_gaps() {
+            pool.failed_before = false;
+            out.push(Output::Event(NodeEvent::FailureNoted { device }));
+        }
     }
 
     fn house(

@@ -157,12 +157,14 @@ impl Node {
             return;
         };
         let members = state.record.membership.in_sync.iter();
+        // A suspect stands only where there is no other (R21).
+        let alone = members.len() == 1;
         let here = members.filter_map(|(id, incarnation)| {
             let local = self.replicas.get(id)?;
             let meta = local.secondary.meta();
             let living = !local.secondary.is_failed()
                 && meta.incarnation == *incarnation
-                && meta.gap != Gap::Corrupt;
+                && (!meta.gap.excludes() || alone && meta.gap == Gap::Suspect);
             living.then_some((local.device, *id))
         });
         state.certified = here.into_iter().next();
@@ -273,7 +275,7 @@ impl Node {
         } else {
             0
         };
-        let wait = CARE_AFTER + grace + CARE_STEP * self.rank(state);
+        let wait = CARE_AFTER + grace + CARE_STEP * self.rank(state) + self.deference(state);
         let now = self.now;
         let state = self.volumes.get_mut(&volume).expect("looked at above");
         state.care_at = match (wanted, state.care_at) {
@@ -295,6 +297,23 @@ impl Node {
             .take_while(|node| *node != self.me)
             .filter(|node| self.is_reachable(*node))
             .count() as u64
+    }
+
+    /// Where the sites of a volume that nobody has open do not see each other, the preferred one decides:
+    /// the others wait as long as a lease and a little more.
+    fn deference(&self, state: &VolumeState) -> Nanos {
+        let Some(preferred) = &state.record.policy.preferred_site else {
+            return 0;
+        };
+        let is_there = |node: &NodeId| self.members.get(node).is_some_and(|n| n.site == *preferred);
+        let members = state.record.membership.in_sync.keys();
+        let mut nodes = members.filter_map(|id| state.record.replicas.get(id).map(|r| r.node));
+        let waits = !is_there(&self.me) && nodes.any(|node| is_there(&node));
+        if waits {
+            self.timings.lease + seconds(2)
+        } else {
+            0
+        }
     }
 
     /// Gives the caretaker's role back once nothing is left to do.

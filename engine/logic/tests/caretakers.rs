@@ -238,3 +238,64 @@ fn under_strict_a_primary_with_writes_in_flight_exchanges_a_lost_copy() {
     world.until(120 * SECOND, "exchanged", |w| w.in_sync() == [r(1), r(3)]);
     assert_eq!(world.answer(tag), Ok(Response::Done));
 }
+
+/// Sites a and b do not see each other, and each could bring a copy of its own up to date.
+fn decided_by(preferred: &str) -> Vec<lockstep_types::ReplicaId> {
+    let mut world = World::new(&["a", "b", "a", "b"]);
+    world.create_volume("2", &[1, 2], 1024);
+    let mut policy = world.volume().policy.clone();
+    policy.preferred_site = Some(preferred.into());
+    world.commit(Command::SetPolicy { volume: V, policy });
+    world.run();
+    world.attach(n(1), a(1));
+    world.write(n(1), a(1), 0, 1);
+    world.detach(n(1), a(1));
+    for (here, there) in [(1, 2), (1, 4), (3, 2), (3, 4)] {
+        world.cut_link(n(here), n(there), true);
+    }
+    for i in [3, 4] {
+        let device = world.machine(n(i)).device;
+        world.commit(Command::AddReplica {
+            volume: V,
+            replica: NewReplica {
+                replica: r(i),
+                node: n(i),
+                device,
+                incarnation: Incarnation(1),
+            },
+        });
+    }
+    world.until(120 * SECOND, "decided", |w| {
+        let in_sync = w.in_sync();
+        in_sync.len() == 2 && in_sync != [r(1), r(2)]
+    });
+    world.in_sync()
+}
+
+#[test]
+fn the_preferred_site_decides_what_nobody_has_open() {
+    assert_eq!(decided_by("a"), [r(1), r(3)]);
+    assert_eq!(decided_by("b"), [r(2), r(4)]);
+}
+
+/// R9, R24: under `strict` a copy whose device failed may not leave, and does not count as it is either: the
+/// volume waits, and goes on when somebody accepts fewer for a while.
+#[test]
+fn under_strict_a_copy_whose_device_failed_waits_for_a_decision() {
+    let mut world = strict();
+    world.machine(n(2)).broken_disk = Some(5);
+    let tag = world.begin_write(n(1), a(1), 0, 7);
+    world.pass(10 * SECOND);
+    world.machine(n(2)).broken_disk = None;
+    world.kill(n(2));
+    world.start(n(2));
+    world.pass(40 * SECOND);
+    assert!(!world.completed.contains_key(&tag));
+    let mut policy = world.volume().policy.clone();
+    policy.rpo = Rpo::WitnessedDegrade;
+    world.commit(Command::SetPolicy { volume: V, policy });
+    world.until(60 * SECOND, "compared and certified", |w| {
+        w.completed.contains_key(&tag) && w.in_sync() == [r(1), r(2)]
+    });
+    assert_eq!(world.read(n(1), a(1), 0), 7);
+}

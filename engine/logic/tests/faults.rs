@@ -6,8 +6,8 @@ use bytes::Bytes;
 use lockstep_control::{Command, NewReplica};
 use lockstep_logic::io::{AttachmentState, Input, NodeEvent};
 use lockstep_types::{
-    BLOCK, Incarnation, RequestError, RequestOp, Response, SECOND, Sequence, checksum_blocks,
-    millis,
+    BLOCK, Incarnation, RequestError, RequestOp, Response, SECOND, Sequence, Stamp,
+    checksum_blocks, millis,
 };
 use world::{V, World, a, n, r};
 
@@ -124,6 +124,70 @@ fn a_device_of_a_detached_volume_that_fails_leaves() {
     world.machine(n(2)).broken_disk = Some(5);
     // Its idle mark meets the error.
     world.until(40 * SECOND, "it has left", |w| w.in_sync() == [r(1), r(3)]);
+}
+
+#[test]
+fn a_copy_whose_device_failed_returns_compared_from_its_first_extent() {
+    let mut world = three();
+    world.machine(n(2)).broken_disk = Some(5);
+    world.write(n(1), a(1), 0, 2);
+    assert_eq!(world.in_sync(), [r(1), r(3)]);
+    world.machine(n(2)).broken_disk = None;
+    world.kill(n(2));
+    world.start(n(2));
+    world.until(20 * SECOND, "certified again", |w| w.in_sync().len() == 3);
+    assert_eq!(cuts(&world, 2), [Stamp::ZERO]);
+    // It has been compared: the next absence costs what changed in it.
+    world.kill(n(2));
+    world.write(n(1), a(1), 0, 3);
+    world.start(n(2));
+    world.until(20 * SECOND, "certified once more", |w| {
+        w.in_sync().len() == 3
+    });
+    let cuts = cuts(&world, 2);
+    assert!(cuts.len() == 2 && cuts[1] > Stamp::ZERO, "{cuts:?}");
+}
+
+#[test]
+fn a_copy_whose_device_failed_unnoticed_leaves_when_it_is_back() {
+    let mut world = three();
+    for i in 1..=3 {
+        world.machine(n(i)).no_control = true; // its removal cannot be decided
+    }
+    world.machine(n(2)).broken_disk = Some(5);
+    world.begin_write(n(1), a(1), 0, 2);
+    world.pass(SECOND);
+    world.kill(n(1));
+    world.machine(n(2)).broken_disk = None;
+    world.kill(n(2));
+    for i in 1..=3 {
+        world.machine(n(i)).no_control = false;
+    }
+    assert_eq!(world.in_sync().len(), 3);
+    world.start(n(2));
+    world.start(n(1));
+    let node = world.take_over(n(1), n(3), a(2));
+    world.until(40 * SECOND, "certified again", |w| {
+        w.in_sync().len() == 3 && cuts(w, 2) == [Stamp::ZERO]
+    });
+    assert_eq!(world.read(node, a(2), 40), 1);
+}
+
+#[test]
+fn an_only_copy_whose_device_failed_serves_again_after_a_start() {
+    let mut world = World::new(&["a"]);
+    world.create_volume("1", &[1], 1024);
+    world.attach(n(1), a(1));
+    world.write(n(1), a(1), 0, 1);
+    world.machine(n(1)).broken_disk = Some(5);
+    world.begin_write(n(1), a(1), 40, 2);
+    world.pass(SECOND);
+    world.machine(n(1)).broken_disk = None;
+    world.kill(n(1));
+    world.start(n(1));
+    world.take_over(n(1), n(1), a(2));
+    assert_eq!(world.read(n(1), a(2), 0), 1);
+    world.write(n(1), a(2), 40, 3);
 }
 
 #[test]
@@ -406,4 +470,17 @@ fn events_tell_the_story() {
     ));
     assert!(told(|e| matches!(e, NodeEvent::ResyncStarted { .. })));
     assert!(told(|e| matches!(e, NodeEvent::ResyncVerified { .. })));
+}
+
+/// Where the resyncs of a copy began.
+fn cuts(world: &World, replica: u128) -> Vec<Stamp> {
+    let events = world.events.iter().map(|(_, event)| event);
+    events
+        .filter_map(|event| match event {
+            NodeEvent::ResyncStarted {
+                replica: it, cut, ..
+            } if *it == r(replica) => Some(*cut),
+            _ => None,
+        })
+        .collect()
 }

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::control::heartbeat::{PoolBeat, PrimaryBeat, ReplicaBeat, ResyncBeat};
 use crate::control::{Control, Feed, ProposeError};
 use crate::plane::{DataPeer, Order, Plane, PlaneReport, ServeDevice};
+use crate::pool::failures::Failures;
 
 /// How long a look at the data plane may take.
 const INSPECT: Duration = Duration::from_millis(500);
@@ -176,6 +177,7 @@ impl Bridge {
                 Gap::None => 0,
                 Gap::Torn => 1,
                 Gap::Corrupt => 2,
+                Gap::Suspect => 3,
             },
             failed: replica.failed,
         };
@@ -229,6 +231,7 @@ impl Bridge {
         self,
         control: Control,
         feed: mpsc::UnboundedSender<Feed>,
+        failures: Failures,
         mut reports: mpsc::Receiver<PlaneReport>,
     ) {
         while let Some(report) = reports.recv().await {
@@ -280,6 +283,7 @@ impl Bridge {
                 }
                 PlaneReport::Event(event) => {
                     log(&event);
+                    failures.follow(&event);
                     self.inner.view.send_modify(|view| view.note(event));
                 }
                 PlaneReport::Stopped => return,

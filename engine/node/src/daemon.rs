@@ -25,6 +25,7 @@ use crate::listener::{self, Incoming, Queues};
 use crate::plane::links::ALPN_DATA;
 use crate::plane::{LinkConfig, Plane, PlaneConfig, PlaneReport, RemoteConfig};
 use crate::pool::catalogue::{self, OpenPool};
+use crate::pool::failures::Failures;
 use crate::{admin, introduce, mint, rebuild};
 
 /// Connections waiting between the listener and who serves them.
@@ -304,7 +305,12 @@ async fn join_plane(
 ) -> ((Bridge, Devices), tokio::task::JoinHandle<()>) {
     let bridge = Bridge::new(plane);
     tokio::spawn(bridge.clone().carry_feed(control.node(), fed));
-    let ended = tokio::spawn(bridge.clone().run(control.clone(), feed, reports));
+    let ended = tokio::spawn(bridge.clone().run(
+        control.clone(),
+        feed,
+        Failures::of(directory),
+        reports,
+    ));
     let devices = Devices::start(control.clone(), bridge.clone(), directory.clone()).await;
     ((bridge, devices), ended)
 }
@@ -337,6 +343,7 @@ fn plane_config(
         }),
         None => None,
     };
+    let failures = Failures::of(&prepared.directory);
     Ok(PlaneConfig {
         nbd,
         links: LinkConfig {
@@ -349,6 +356,11 @@ fn plane_config(
         listen: prepared.config.listen.data,
         buffers: usize::try_from(prepared.config.data_plane.buffers.0)?,
         requests: prepared.config.data_plane.requests as usize,
+        failed_before: pools
+            .iter()
+            .map(|pool| pool.device)
+            .filter(|device| failures.has(*device))
+            .collect(),
         pools: pools
             .into_iter()
             .map(|pool| (pool.device, pool.disk))

@@ -24,9 +24,21 @@ pub enum Gap {
     /// A batch beyond the mark was torn and dropped: gapped until every other committed member has
     /// filled or refuted its records.
     Torn,
+    /// Its device failed in an earlier life: nothing is known to be missing, and nothing is trusted.
+    /// Beside a member that is whole it is none, and it returns compared from its first extent
+    /// (docs/decisions/0014); alone it stands like a torn one (R21).
+    Suspect,
     /// A batch that had been flushed is bad: records are missing, and only a member without a gap
     /// may stand for the set.
     Corrupt,
+}
+
+impl Gap {
+    /// Whether a replica with this gap is no member beside one that is whole: what it lacks may lie
+    /// anywhere, so a resync compares all of it.
+    pub fn excludes(self) -> bool {
+        self >= Self::Suspect
+    }
 }
 
 /// The point up to which a rejoining replica agrees with the in-sync ones (R15).

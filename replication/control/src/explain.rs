@@ -132,6 +132,13 @@ fn judge_report(volume: &Volume, id: ReplicaId, report: &Report) -> (bool, Strin
             false,
             format!("journal damaged below its mark, up to {}", report.last),
         ),
+        (Gap::Suspect, true, _) => (
+            true,
+            format!(
+                "certified, holds {}; its device failed in an earlier life: it leaves to be compared whole",
+                report.last
+            ),
+        ),
         (Gap::Torn, true, _) => (
             true,
             format!(

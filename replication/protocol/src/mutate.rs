@@ -42,12 +42,13 @@ pub enum Mutation {
     R19AckNeedsControl,
     R21SuspectServes,
     R22GapCountsAsSilence,
+    R24FailureForgotten,
     S10HolesNotCopied,
 }
 
 impl Mutation {
     /// All of them, in order.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::R1RemoveBeforeCommit,
         Self::R1JoinBeforeRequired,
         Self::R1UnknownForgotten,
@@ -85,6 +86,7 @@ impl Mutation {
         Self::R19AckNeedsControl,
         Self::R21SuspectServes,
         Self::R22GapCountsAsSilence,
+        Self::R24FailureForgotten,
         Self::S10HolesNotCopied,
     ];
 }

@@ -18,7 +18,8 @@ pub struct Union {
     pub last: Sequence,
     /// Records above the floor in sequence order, each with the replicas that hold this very record.
     pub records: Vec<(TailEntry, Vec<ReplicaId>)>,
-    /// Sealed members that are behind the floor they helped to raise: they lost data (R4) and leave.
+    /// Sealed members that are behind the floor they helped to raise, or of which nothing is certain
+    /// (R24): they lost data (R4), or may have, and leave.
     pub lost: Vec<ReplicaId>,
 }
 
@@ -36,7 +37,7 @@ pub enum UnionError {
 pub fn stands(sealed: &Sealed, all_sealed: bool, broken: Broken) -> bool {
     match sealed.gap {
         Gap::None => true,
-        Gap::Torn => all_sealed,
+        Gap::Torn | Gap::Suspect => all_sealed,
         Gap::Corrupt => broken.is(Mutation::R21SuspectServes),
     }
 }
@@ -65,12 +66,15 @@ pub fn union_of_tails(
     if standing.is_empty() {
         return Err(UnionError::OnlyGapped);
     }
+    let is_lost = |s: &Sealed| {
+        let corrupt = s.gap == Gap::Corrupt && !broken.is(Mutation::R21SuspectServes);
+        s.last.sequence < floor.sequence || corrupt || s.joining
+    };
+    // A suspect leaves only where somebody whole stays.
+    let somebody_whole = standing.iter().any(|s| !s.gap.excludes() && !is_lost(s));
     let lost: Vec<ReplicaId> = sealed
         .iter()
-        .filter(|(_, s)| {
-            let corrupt = s.gap == Gap::Corrupt && !broken.is(Mutation::R21SuspectServes);
-            s.last.sequence < floor.sequence || corrupt || s.joining
-        })
+        .filter(|(_, s)| is_lost(s) || s.gap == Gap::Suspect && somebody_whole)
         .map(|(id, _)| *id)
         .collect();
     let mut by_sequence: BTreeMap<Sequence, (TailEntry, Vec<ReplicaId>)> = BTreeMap::new();

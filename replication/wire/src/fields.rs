@@ -175,6 +175,7 @@ impl Field for Gap {
             Self::None => 0,
             Self::Torn => 1,
             Self::Corrupt => 2,
+            Self::Suspect => 3,
         };
         raw.put(writer);
     }
@@ -184,6 +185,7 @@ impl Field for Gap {
             0 => Self::None,
             1 => Self::Torn,
             2 => Self::Corrupt,
+            3 => Self::Suspect,
             other => {
                 return Err(WireError::WrongValue {
                     what: "a gap",

@@ -131,14 +131,25 @@ impl Case {
         assert_ne!(status["attention"], serde_json::json!([]), "{status:#}");
     }
 
-    /// With its disk sound again and its daemon restarted, the node's copy is verified and returns.
+    /// With its disk sound again and its daemon restarted, the node's copy is compared whole and returns.
     fn returns_with_a_sound_disk(&mut self) {
         self.set(Vec::new());
+        wait_for("the failure being kept", PATIENCE, || {
+            self.is_failure_kept().then_some(())
+        });
         self.fleet.kill(&[self.victim.into()]);
         self.fleet.start(self.victim);
         self.fleet.wait_until_it_stands();
         self.fleet.wait_until_healthy("a1", PG);
+        assert!(!self.is_failure_kept(), "its copy says so itself");
         self.goes_on("a write with all copies");
+    }
+
+    fn is_failure_kept(&self) -> bool {
+        let place = self.fleet.home(self.victim).join("pools");
+        let files = std::fs::read_dir(place).expect("a data directory has pools");
+        let mut names = files.map(|file| file.expect("a file").file_name());
+        names.any(|name| name.to_string_lossy().ends_with(".failed"))
     }
 
     /// Nothing was wrong, and no copy is: each is read back from its own disk.

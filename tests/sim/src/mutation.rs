@@ -201,6 +201,7 @@ fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'sta
         Of::R14ReadDoesNotWait => &["read-before-its-end", "world"],
         Of::R14NotTakenAgain => &["read-again-elsewhere", "world"],
         Of::R22GapCountsAsSilence => &["stopped-primary", "world"],
+        Of::R24FailureForgotten => &["failed-device-lost-writes", "world"],
         Of::S10HolesNotCopied => &["discard-while-away", "world"],
         Of::R19AckNeedsControl => &["control-plane-stands-still", "world"],
         Of::R21SuspectServes => &[

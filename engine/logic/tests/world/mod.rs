@@ -57,6 +57,8 @@ pub struct Machine {
     stable: BTreeMap<u64, Option<Bytes>>,
     /// Every write fails with this.
     pub broken_disk: Option<i32>,
+    /// What its shell remembers of its device.
+    failed_before: BTreeSet<DeviceId>,
     pub attachments: BTreeMap<VolumeId, (AttachmentId, AttachmentState)>,
     pub stopped: bool,
     /// Its control plane is cut off: it learns nothing, and nothing it proposes is decided.
@@ -166,6 +168,7 @@ impl World {
             blocks: BTreeMap::new(),
             stable: BTreeMap::new(),
             broken_disk: None,
+            failed_before: BTreeSet::new(),
             attachments: BTreeMap::new(),
             stopped: false,
             no_control: false,
@@ -332,7 +335,15 @@ impl World {
                 Output::Answered { ticket, result } => {
                     self.answered.insert(ticket, result);
                 }
-                Output::Event(event) => self.events.push((id, event)),
+                Output::Event(event) => {
+                    let marks = &mut self.machine(id).failed_before;
+                    match &event {
+                        NodeEvent::PoolFailed { device, .. } => marks.insert(*device),
+                        NodeEvent::FailureNoted { device } => marks.remove(device),
+                        _ => false,
+                    };
+                    self.events.push((id, event));
+                }
                 Output::Stopped => self.machine(id).stopped = true,
             }
         }
@@ -427,6 +438,7 @@ impl World {
             node: id,
             started: now,
             devices: vec![(machine.device, OpenOptions::new(DEVICE_BYTES))],
+            failed_before: machine.failed_before.clone(),
             timings: Timings::default(),
             broken: Broken::default(),
         };

@@ -134,6 +134,7 @@ pub fn put(held: &Held) -> proto::HeldCopy {
             .collect(),
         torn: held.gap == Gap::Torn,
         corrupt: held.gap == Gap::Corrupt,
+        suspect: held.gap == Gap::Suspect,
         cut: held
             .cut
             .map(|cut| stamp(cut.stamp.epoch, cut.stamp.sequence)),
@@ -156,10 +157,11 @@ fn get(copy: proto::HeldCopy) -> Result<Held, Status> {
         incarnation: Incarnation(copy.incarnation),
         last: copy.last.map_or(Stamp::ZERO, stamp),
         history: copy.history.into_iter().map(start).collect(),
-        gap: match (copy.corrupt, copy.torn) {
-            (true, _) => Gap::Corrupt,
-            (false, true) => Gap::Torn,
-            (false, false) => Gap::None,
+        gap: match (copy.corrupt, copy.suspect, copy.torn) {
+            (true, _, _) => Gap::Corrupt,
+            (_, true, _) => Gap::Suspect,
+            (_, _, true) => Gap::Torn,
+            (false, false, false) => Gap::None,
         },
         // Only where it lies matters to whoever asks.
         cut: copy.cut.map(|it| Cut {

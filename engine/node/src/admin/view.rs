@@ -101,6 +101,7 @@ fn report(beat: &ReplicaBeat) -> Report {
         gap: match beat.gap {
             0 => Gap::None,
             1 => Gap::Torn,
+            3 => Gap::Suspect,
             _ => Gap::Corrupt,
         },
         resync: None,

@@ -20,6 +20,7 @@ mod remote;
 mod start;
 mod turn;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -57,6 +58,8 @@ pub struct PlaneConfig {
     pub requests: usize,
     /// Claimed disks (R23), each with its pool's id.
     pub pools: Vec<(DeviceId, Disk)>,
+    /// Those whose device failed in an earlier life.
+    pub failed_before: BTreeSet<DeviceId>,
     /// Where the sockets of exports lie.
     pub exports: PathBuf,
 }

@@ -114,7 +114,7 @@ impl DataPlane {
             disks.add(device, disk, reactor);
         }
         let mut plane = Self {
-            node: super::start::node(me, boottime(), &pools),
+            node: super::start::node(me, boottime(), &pools, config.failed_before),
             me,
             disks,
             links,

@@ -2,4 +2,5 @@
 
 pub mod catalogue;
 pub mod create;
+pub mod failures;
 pub mod signature;

@@ -5,7 +5,7 @@
 //! |---:|---:|---|
 //! | 0 | 64 | [page header](super::page), magic `LSre`, number = table slot, generation |
 //! | 64 | 1 | state: 0 free (the rest is zero), 1 live, 2 deleted |
-//! | 65 | 1 | gap: 0 none, 1 torn, 2 corrupt (R24) |
+//! | 65 | 1 | gap: 0 none, 1 torn, 2 corrupt, 3 suspect (R24) |
 //! | 66 | 1 | 1 if sealed off |
 //! | 67 | 1 | 1 if there is a cut |
 //! | 68 | 2 | epochs in the history |
@@ -223,6 +223,7 @@ impl Raw {
             Gap::None => 0,
             Gap::Torn => 1,
             Gap::Corrupt => 2,
+            Gap::Suspect => 3,
         };
         self.sealed_off = meta.sealed_off.into();
         self.history_count = (meta.history.len() as u16).into();
@@ -280,6 +281,7 @@ fn held_of(raw: &Raw) -> Result<Held, FormatError> {
         0 => Gap::None,
         1 => Gap::Torn,
         2 => Gap::Corrupt,
+        3 => Gap::Suspect,
         _ => return Err(KIND.field("gap")),
     };
     let layers = prefix(&raw.layers, raw.layer_count, "layers")?;

@@ -165,7 +165,7 @@ impl Primary {
             return false;
         }
         let incomplete = self.absent.incomplete.contains(&header.replica);
-        if gap != Gap::Corrupt && !joining && !incomplete {
+        if !gap.excludes() && !joining && !incomplete {
             self.held = self.take_unanswered().into();
             self.forget_epoch();
             self.epoch = lockstep_types::Epoch::ZERO;

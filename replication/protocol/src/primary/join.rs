@@ -238,7 +238,7 @@ impl Primary {
         } else {
             common.sequence = common.sequence.min(floor.sequence);
         }
-        if gap == Gap::Corrupt {
+        if gap.excludes() {
             return Stamp::ZERO; // what is missing may lie below its floor: below all of it
         }
         match cut {

@@ -292,7 +292,7 @@ impl Secondary {
     /// What refuses a request before it is looked at: a failed device, lost records (R24), another life
     /// (R4), an epoch below the promise, or one above it that has not been sealed here (R3).
     fn refuse(&self, header: &Header, body: &RequestBody) -> Option<ReplyBody> {
-        if self.failed || self.lacks_what_it_acknowledged(body) {
+        if self.failed || self.may_lack_what_it_acknowledged(body) {
             return Some(ReplyBody::Failed);
         }
         if header.incarnation != self.meta.incarnation
@@ -319,9 +319,10 @@ impl Secondary {
         })
     }
 
-    /// R24: recovery met a bad batch at or below the mark. The epoch may still be open, and its primary take
-    /// this for the member that it was: it is none before a SEAL or a resync has filled what is missing.
-    fn lacks_what_it_acknowledged(&self, body: &RequestBody) -> bool {
+    /// R24: recovery met a bad batch at or below the mark, or the device failed in an earlier life. The
+    /// epoch may still be open, and its primary take this for the member that it was: it is none before a
+    /// SEAL or a resync has filled what is missing.
+    fn may_lack_what_it_acknowledged(&self, body: &RequestBody) -> bool {
         let serves = matches!(
             body,
             RequestBody::Append { .. }
@@ -329,8 +330,10 @@ impl Secondary {
                 | RequestBody::ExtentSums { .. }
                 | RequestBody::Copy { resync: None, .. }
         );
-        let corrupt = self.meta.gap == Gap::Corrupt && self.meta.cut.is_none();
-        corrupt && serves && !self.broken.is(Mutation::R21SuspectServes)
+        let excluded = self.meta.gap.excludes() && self.meta.cut.is_none();
+        // Between a SEAL, which told of the gap, and the opening, whoever asks knows it.
+        let untold = self.meta.opened == self.meta.promised;
+        excluded && untold && serves && !self.broken.is(Mutation::R21SuspectServes)
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -59,6 +59,34 @@ pub fn lost_write(config: &Config) -> Outcome {
     })
 }
 
+/// A device fails an operation; what else it lost of what it had acknowledged is found by nobody, for every
+/// block that it gives agrees with its checksum. It answers again, its copy is certified, and the other
+/// copy's machine is lost. Without R24's word of a failed device, the resync takes what changed while it was
+/// away, and what was acknowledged before is read as it was earlier.
+pub fn failed_device(config: &Config) -> Outcome {
+    two_sites_by(config, patchy, |world| {
+        world.at(CUT + 7 * SECOND, |w| {
+            let node = w.named("b1");
+            let now = w.now();
+            w.nodes[node].disks[0].disk.profile.dies_at = Some(now);
+            w.hush(false); // somebody has to meet it
+        });
+        world.at(CUT + 7 * SECOND + millis(500), |w| w.hush(true));
+        loses_writes(world, Stamps::Older);
+        world.at(CUT + 8 * SECOND + millis(100), |w| {
+            let node = w.named("b1");
+            w.nodes[node].disks[0].disk.profile.dies_at = None;
+            w.at_certification_of("b1", |w| {
+                w.kill_machine("a1");
+                w.publish_at("b1");
+                w.hush(false);
+                let back = w.now() + 15 * SECOND;
+                w.at(back, |w| w.start_again("a1"));
+            });
+        });
+    })
+}
+
 /// Two copies differ under one stamp, and nothing tells which is right: it is reported and stays. Somebody
 /// then exchanges one of the devices.
 pub fn equal_stamps(config: &Config) -> Outcome {

@@ -351,6 +351,11 @@ pub const ALL: &[Scenario] = &[
         run: lost_writes::lost_write,
     },
     Scenario {
+        name: "failed-device-lost-writes",
+        about: "a device fails, has lost writes it acknowledged, and returns (R24)",
+        run: lost_writes::failed_device,
+    },
+    Scenario {
         name: "equal-stamps",
         about: "two copies differ under one stamp: reported, nothing repaired (R17)",
         run: lost_writes::equal_stamps,

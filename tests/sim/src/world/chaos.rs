@@ -312,6 +312,9 @@ impl World {
 
     fn fail_a_device(&mut self) {
         let node = self.any_data_node();
+        if self.dice.per_cent(50) {
+            return self.fail_for_a_while(node);
+        }
         if !self.may_lose_copies_of(node) {
             return;
         }
@@ -335,6 +338,43 @@ impl World {
         self.note_loss(node);
         // Somebody exchanges it.
         self.kill_for_swap(node);
+    }
+
+    /// A cable is pulled, or a controller resets: nothing is lost, and nothing is certain any more. Under
+    /// `strict` the volume would wait for an operator (docs/decisions/0014).
+    fn fail_for_a_while(&mut self, node: NodeIndex) {
+        let now = self.now();
+        if self.plan.volumes.iter().any(|volume| volume.strict) {
+            return;
+        }
+        let mut disks = self.nodes[node].disks.iter();
+        if disks.any(|disk| disk.disk.is_dead(now)) {
+            return;
+        }
+        self.coverage.hit("fault: device failed for a while");
+        self.say(
+            "chaos",
+            format_args!("the device of {} fails for a while", self.name(node)),
+        );
+        for disk in &mut self.nodes[node].disks {
+            disk.disk.profile.dies_at = Some(now);
+        }
+        let wait = self.outage();
+        self.queue.after(wait, Event::Mend { node });
+    }
+
+    pub(super) fn mend(&mut self, node: NodeIndex) {
+        self.say(
+            "chaos",
+            format_args!("the device of {} answers again", self.name(node)),
+        );
+        self.kill(node);
+        for disk in &mut self.nodes[node].disks {
+            disk.disk.profile.dies_at = None;
+        }
+        self.forget_loss_known(node);
+        let wait = self.dice.between(millis(50), 3 * SECOND);
+        self.restart_later(node, wait, false);
     }
 
     fn kill_for_swap(&mut self, node: NodeIndex) {
@@ -364,6 +404,7 @@ impl World {
             disk.disk = Disk::new(disk.disk.bytes(), profile, rng);
             disk.life += 1;
             disk.formatted = false;
+            disk.failed_before = false;
         }
     }
 

@@ -85,6 +85,8 @@ pub enum Event {
     Chaos(Chaos),
     /// A failed device is exchanged.
     Exchange { node: NodeIndex },
+    /// A device that failed answers again, and its node starts anew.
+    Mend { node: NodeIndex },
     /// A step of a script.
     Script(usize),
     /// A look at everything, to check what is too dear to check at each step.
@@ -321,6 +323,7 @@ impl World {
             Event::Tend => self.on_tend(),
             Event::Chaos(chaos) => self.chaos(chaos),
             Event::Exchange { node } => self.exchange(node),
+            Event::Mend { node } => self.mend(node),
             Event::Script(act) => {
                 if let Some(act) = self.script[act].take() {
                     act(self);

@@ -69,6 +69,8 @@ pub struct SimDisk {
     pub life: u64,
     /// Whether a pool was made on it.
     pub formatted: bool,
+    /// What the daemon keeps of it in `pools/DEVICE.failed`.
+    pub failed_before: bool,
 }
 
 /// A running daemon.
@@ -128,6 +130,7 @@ impl SimNode {
                 disk,
                 life: 0,
                 formatted: false,
+                failed_before: false,
             });
         }
         let drift = match plan.drift {
@@ -380,6 +383,8 @@ impl World {
         };
         let it = &mut self.nodes[node];
         let mut devices = Vec::new();
+        let failed = it.disks.iter().filter(|slot| slot.failed_before);
+        let failed_before = failed.map(|slot| slot.device).collect();
         for slot in &mut it.disks {
             if !slot.formatted {
                 slot.formatted = true;
@@ -407,10 +412,18 @@ impl World {
             node: it.id,
             started: local,
             devices,
+            failed_before,
             timings: timings(),
             broken,
         };
         Node::new(config, local)
+    }
+
+    pub(super) fn remember_failure(&mut self, node: NodeIndex, device: DeviceId, failed: bool) {
+        let slots = self.nodes[node].disks.iter_mut();
+        for slot in slots.filter(|slot| slot.device == device) {
+            slot.failed_before = failed;
+        }
     }
 
     fn start_data_plane(&mut self, node: NodeIndex) {

@@ -214,9 +214,14 @@ impl World {
             } => "node: pool recovered with a torn batch",
             NodeEvent::PoolReady { corrupt: true, .. } => "node: pool recovered corrupt",
             NodeEvent::PoolReady { .. } => "node: pool recovered",
-            NodeEvent::PoolFailed { .. } => {
+            NodeEvent::PoolFailed { device, .. } => {
                 self.note_loss_known(node);
+                self.remember_failure(node, *device, true);
                 "node: pool failed"
+            }
+            NodeEvent::FailureNoted { device } => {
+                self.remember_failure(node, *device, false);
+                "node: pool that failed noted as suspect"
             }
             NodeEvent::Opened {
                 volume,
