@@ -8,6 +8,7 @@
 mod durability;
 mod lease;
 mod overlap;
+mod pace;
 mod primary;
 mod reconcile;
 mod secondary;

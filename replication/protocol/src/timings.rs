@@ -27,7 +27,7 @@ pub struct Timings {
     pub window: u64,
     /// Extents asked for at a time (R7).
     pub reserve_step: u32,
-    /// Extents in work at a time during a resync.
+    /// Extents in work at a time during a resync, at most.
     pub copies: usize,
     /// A volume's copies are compared with each other once in this time (R17); 0: never.
     pub compare_pass: Nanos,

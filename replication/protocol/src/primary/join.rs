@@ -93,7 +93,10 @@ impl Listing {
 impl Primary {
     pub(super) fn advance_join(&mut self, now: Nanos, out: &mut Vec<PrimaryOut>) {
         match &self.join {
-            None => self.begin_join(now, out),
+            None => {
+                self.pace.allowed(now, false);
+                self.begin_join(now, out);
+            }
             Some(join) if join.broken_off => self.end_broken_join(now, out),
             Some(join)
                 if self
@@ -381,9 +384,10 @@ impl Primary {
                 Some(CopyEnd::Failed) => return self.abort_join_soon(),
             }
         }
+        let most = self.pace.allowed(now, true);
         loop {
             let Some(join) = &mut self.join else { return };
-            if join.running.len() >= self.timings.copies {
+            if join.running.len() >= most {
                 break;
             }
             let Some(index) = join.todo.pop_first() else {

@@ -17,6 +17,7 @@ mod write;
 use crate::Timings;
 use crate::mutate::Broken;
 use crate::overlap::Overlap;
+use crate::pace::Pace;
 use crate::slow::Slow;
 use crate::view::{Expected, View};
 use compare::Compare;
@@ -244,6 +245,7 @@ pub struct Primary {
     repairs: VecDeque<Repair>,
     compare: Compare,
     slow: Slow,
+    pace: Pace,
     /// Not to be joined before this time, after a failure or a soft eviction.
     hold_down: BTreeMap<ReplicaId, HoldDown>,
     /// Requests that came while not open.
@@ -291,6 +293,7 @@ impl Primary {
             repairs: VecDeque::new(),
             compare: Compare::default(),
             slow: Slow::default(),
+            pace: Pace::new(timings.copies),
             hold_down: BTreeMap::new(),
             held: VecDeque::new(),
             proposal: None,

@@ -497,6 +497,7 @@ impl Primary {
                 self.applied_blocks = write.record.range.start;
             }
             if let Some(tag) = write.tag {
+                self.pace.observe(now.saturating_sub(write.sent));
                 out.push(PrimaryOut::Complete {
                     tag,
                     result: Ok(Response::Done),
