@@ -123,6 +123,7 @@ pub fn targets(extent: Extent) -> Vec<Measurement> {
         plan.push(raw(Kind::Write, 4096, depth));
         plan.push(three_files(4096, depth));
         plan.push(floor(depth));
+        plan.push(plain_floor(depth));
         plan.push(lockstep("three", Kind::Write, 4096, depth, extent));
         plan.push(lockstep("one", Kind::Write, 4096, depth, extent));
         plan.push(raw(Kind::Read, 4096, depth));
@@ -326,6 +327,14 @@ fn floor(depth: usize) -> Measurement {
         what: What::Floor(words(&format!(
             "replicate --unix --tls --checksums --depth {depth}"
         ))),
+    }
+}
+
+/// The same without TLS and checksums: what those cost.
+fn plain_floor(depth: usize) -> Measurement {
+    Measurement {
+        name: name("plain", Kind::Write, 4096, depth),
+        what: What::Floor(words(&format!("replicate --unix --depth {depth}"))),
     }
 }
 

@@ -13,8 +13,6 @@ use lockstep_types::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a full scrub of a pool may take.
-const SCRUB_PASS: Nanos = seconds(7 * 24 * 3600);
 /// Before what failed, or was refused, is tried again.
 const AGAIN: Nanos = seconds(1);
 
@@ -345,7 +343,7 @@ impl Node {
         }
         let pool = self.pools.get_mut(&device).expect("its store spoke");
         pool.condition = Condition::Ready;
-        pool.scrub_within(SCRUB_PASS);
+        pool.scrub_within(self.timings.scrub_pass);
         out.push(Output::Event(NodeEvent::PoolReady {
             device,
             torn_batches,

@@ -88,6 +88,9 @@ pub struct DataPlaneConfig {
     pub buffers: Size,
     /// Requests in flight a client connection.
     pub requests: u32,
+    /// Every block is read, compared with its checksum, and every copy with the others, once in this
+    /// time. 1s to 720h.
+    pub scrub_pass: Span,
 }
 
 /// Log output.
@@ -123,6 +126,7 @@ impl Default for DataPlaneConfig {
         Self {
             buffers: Size(64 << 20),
             requests: 256,
+            scrub_pass: Span(Duration::from_secs(7 * 24 * 3600)),
         }
     }
 }
@@ -261,6 +265,14 @@ impl Config {
                 "data_plane.requests",
                 self.data_plane.requests.to_string(),
                 "1 to 4096".into(),
+            ));
+        }
+        let pass = self.data_plane.scrub_pass;
+        if !(1..=720 * 3600).contains(&pass.0.as_secs()) {
+            return Err(value(
+                "data_plane.scrub_pass",
+                format!("{:?}", pass.0),
+                "1s to 720h".into(),
             ));
         }
         let election = self.consensus.election_timeout.0;

@@ -356,6 +356,7 @@ fn plane_config(
         listen: prepared.config.listen.data,
         buffers: usize::try_from(prepared.config.data_plane.buffers.0)?,
         requests: prepared.config.data_plane.requests as usize,
+        scrub_pass: prepared.config.data_plane.scrub_pass.0,
         failed_before: pools
             .iter()
             .map(|pool| pool.device)

@@ -29,6 +29,8 @@ pub struct Timings {
     pub reserve_step: u32,
     /// Extents in work at a time during a resync, at most.
     pub copies: usize,
+    /// A pool is read whole once in this time, and what does not match its checksum repaired.
+    pub scrub_pass: Nanos,
     /// A volume's copies are compared with each other once in this time (R17); 0: never.
     pub compare_pass: Nanos,
 }
@@ -48,6 +50,7 @@ impl Default for Timings {
             window: 1 << 20,
             reserve_step: 64,
             copies: 4,
+            scrub_pass: seconds(7 * 24 * 3600),
             compare_pass: seconds(7 * 24 * 3600),
         }
     }

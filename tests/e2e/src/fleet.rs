@@ -306,6 +306,11 @@ impl Fleet {
         (&member.data, &member.control)
     }
 
+    /// Where a node tells its metrics and its health.
+    pub fn metrics_address(&self, name: &str) -> &str {
+        &self.members[name].metrics
+    }
+
     /// The fleet's directory.
     pub fn path(&self) -> &Path {
         self.directory.path()

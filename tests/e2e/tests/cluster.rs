@@ -186,9 +186,11 @@ fn the_usual_tools_work() {
     let file = cluster.path().join("image");
     std::fs::write(&file, pattern(3, 32 << 20)).expect("written");
     let back = cluster.path().join("back");
-    let (file, back) = (file.to_str().expect("plain"), back.to_str().expect("plain"));
+    let converted = cluster.path().join("converted");
+    let plain = |path: &std::path::Path| path.to_str().expect("plain").to_owned();
+    let (file, back, converted) = (&plain(&file), &plain(&back), &plain(&converted));
     let fio_uri = format!("--uri={uri}");
-    let runs: [(&str, Vec<&str>); 6] = [
+    let runs: [(&str, Vec<&str>); 7] = [
         ("nbdinfo", vec![&uri]),
         (
             "qemu-io",
@@ -213,6 +215,10 @@ fn the_usual_tools_work() {
             vec!["compare", "-f", "raw", "-F", "raw", file, &uri],
         ),
         ("nbdcopy", vec![&uri, back]),
+        (
+            "qemu-img",
+            vec!["convert", "-f", "raw", "-O", "raw", &uri, converted],
+        ),
         (
             "fio",
             vec![
@@ -242,11 +248,13 @@ fn the_usual_tools_work() {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let copied = std::fs::read(back).expect("read");
-    assert_eq!(copied.len(), 64 << 20);
-    assert_eq!(
-        copied[..32 << 20],
-        pattern(3, 32 << 20)[..],
-        "what nbdcopy took out is what qemu-img put in"
-    );
+    for (tool, out) in [("nbdcopy", back), ("qemu-img", converted)] {
+        let copied = std::fs::read(out).expect("read");
+        assert_eq!(copied.len(), 64 << 20);
+        assert_eq!(
+            copied[..32 << 20],
+            pattern(3, 32 << 20)[..],
+            "what {tool} took out is what qemu-img put in"
+        );
+    }
 }

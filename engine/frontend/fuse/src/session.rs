@@ -377,6 +377,7 @@ impl Session {
         let aligned = offset.is_multiple_of(block) && length.is_multiple_of(block);
         let moves_data = matches!(op, Op::Read | Op::Write);
         let too_long = moves_data && length > u64::from(self.limits.max_request);
+        // S12: the device's logical block says so.
         if length == 0 || !aligned || too_long {
             return Err(IoError::Invalid.errno());
         }

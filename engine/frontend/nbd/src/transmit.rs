@@ -74,6 +74,7 @@ impl Transmission {
         let aligned =
             head.offset.is_multiple_of(u64::from(block)) && head.length.is_multiple_of(block);
         let moves_data = matches!(op, Op::Read | Op::Write);
+        // S12: the handshake said so.
         if head.length == 0 || !aligned || (moves_data && head.length > self.max_request) {
             return Err(IoError::Invalid);
         }

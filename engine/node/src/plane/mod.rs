@@ -56,6 +56,8 @@ pub struct PlaneConfig {
     pub buffers: usize,
     /// Requests in flight a client connection.
     pub requests: usize,
+    /// Every block is checked, and every copy compared with the others, once in this time.
+    pub scrub_pass: Duration,
     /// Claimed disks (R23), each with its pool's id.
     pub pools: Vec<(DeviceId, Disk)>,
     /// Those whose device failed in an earlier life.

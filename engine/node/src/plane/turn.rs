@@ -114,7 +114,13 @@ impl DataPlane {
             disks.add(device, disk, reactor);
         }
         let mut plane = Self {
-            node: super::start::node(me, boottime(), &pools, config.failed_before),
+            node: super::start::node(
+                me,
+                boottime(),
+                &pools,
+                config.failed_before,
+                config.scrub_pass,
+            ),
             me,
             disks,
             links,
