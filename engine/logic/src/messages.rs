@@ -348,7 +348,6 @@ impl Node {
                 });
             }
             Event::DeviceFailed { errno, what } => self.pool_failed(device, errno, what, out),
-            Event::Pressure { .. } => {}
         }
     }
 

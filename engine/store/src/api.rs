@@ -101,8 +101,6 @@ pub enum Event {
     },
     /// The device will never acknowledge again (safety.md, Disks). Every later request fails.
     DeviceFailed { errno: i32, what: &'static str },
-    /// The ring's fill crossed a step of 1/64, in 1/65536: what back-pressure is computed from.
-    Pressure { fill: u32 },
 }
 
 /// Bytes read, in order; `None` is a hole of so many blocks. Checksums are one a block, holes

@@ -5,9 +5,10 @@ use crate::format::{BatchBuilder, Descriptor, RecordFlags};
 use crate::index::{Entry, EntryId, Forward, Place};
 use crate::journal::{BatchInfo, Room};
 use crate::mutate::Mutation;
+use crate::pressure::distance;
 use crate::store::{Op, Store};
 use bytes::Bytes;
-use lockstep_types::{BLOCK, BlockRange, Checksums, RecordKind, Stamp};
+use lockstep_types::{BLOCK, BlockRange, Checksums, Nanos, RecordKind, Stamp};
 use smallvec::SmallVec;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -71,14 +72,18 @@ impl Store {
         }
         let mut draft = Draft::default();
         self.journal.needed = self.index.in_ring();
+        self.paced_until = self.pace();
         // What recovery found torn at the head is overwritten by a batch of its own place, so that it
         // cannot be taken for what follows it.
         if !self.mark_first {
             self.draft_forwards(&mut draft);
-            self.draft_records(&mut draft);
+            if self.paced_until.is_none() {
+                self.draft_records(&mut draft);
+            }
         }
         // A ring that is full of records above durable floors is freed by making the floors durable.
-        let stuck = draft.ids.is_empty() && !self.journal.pending.is_empty();
+        let paced = self.paced_until.is_some();
+        let stuck = draft.ids.is_empty() && !self.journal.pending.is_empty() && !paced;
         self.stuck = stuck;
         if self.floors_due || self.mark_first || stuck && self.floors_lag() {
             self.draft_floors(&mut draft, out);
@@ -90,6 +95,15 @@ impl Store {
             return;
         }
         self.send_batch(draft, out);
+    }
+
+    /// Until when records wait, if they do, so that the ring does not run full.
+    fn pace(&self) -> Option<Nanos> {
+        if self.journal.pending.is_empty() || self.stopping {
+            return None;
+        }
+        let due = self.records_sent + distance(self.journal.fill());
+        (self.now < due).then_some(due)
     }
 
     /// A batch that is longer than the rest of the lap, and than what is free before it, begins the
@@ -307,6 +321,9 @@ impl Store {
         self.journal.in_flight = true;
         self.mark_first = false;
         self.last_write = self.now;
+        if !marks_only {
+            self.records_sent = self.now;
+        }
         // After records a mark is owed; after a mark alone nothing is.
         self.marked = marks_only;
         let mut parts: SmallVec<[Bytes; 4]> = SmallVec::new();

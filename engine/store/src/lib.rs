@@ -39,6 +39,7 @@ mod index;
 mod journal;
 mod locate;
 pub mod mutate;
+mod pressure;
 mod queries;
 mod reads;
 mod recover;

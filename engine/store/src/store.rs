@@ -143,6 +143,9 @@ pub struct Store {
     pub(crate) recent: VecDeque<(EntryId, u64)>,
     pub(crate) recent_bytes: u64,
     pub(crate) last_write: Nanos,
+    /// When the last batch of records was sent, and until when the next one waits (back-pressure).
+    pub(crate) records_sent: Nanos,
+    pub(crate) paced_until: Option<Nanos>,
     /// The last batch was an idle mark: nothing is to be said.
     pub(crate) marked: bool,
     /// Floors or a mark are to be written.
@@ -167,7 +170,6 @@ pub struct Store {
     pub(crate) stopping: bool,
     /// Nothing new is begun until the owner has handed in all it has.
     held: bool,
-    pub(crate) told_fill: u32,
     /// Why the pool could not be opened.
     pub(crate) refused: Option<String>,
     pub(crate) now: Nanos,
@@ -210,6 +212,8 @@ impl Store {
             recent: Default::default(),
             recent_bytes: 0,
             last_write: 0,
+            records_sent: 0,
+            paced_until: None,
             marked: true,
             floors_due: false,
             mark_first: false,
@@ -223,7 +227,6 @@ impl Store {
             scrub: Scrub::new(1, 0, Default::default(), 0), // sized by the superblock, once it is read
             stopping: false,
             held: false,
-            told_fill: 0,
             refused: None,
             now: 0,
             options,
@@ -297,7 +300,8 @@ impl Store {
         let waits = self.destage_due && self.round.is_none() && self.index.len() > 0;
         let destage = waits.then_some(self.now.max(self.last_write) + millis(250));
         let scrub = self.scrub.due();
-        [mark, destage, self.retry_at, scrub]
+        let paced = self.paced_until.filter(|_| !self.journal.in_flight);
+        [mark, destage, self.retry_at, scrub, paced]
             .into_iter()
             .flatten()
             .min()
@@ -372,7 +376,6 @@ impl Store {
         self.build_batch(out); // with the floors that destaging waits for
         self.advance_checkpoint(out);
         self.write_anchor_if_due(out);
-        self.tell_fill(out);
     }
 
     pub(crate) fn slot_of(&self, replica: ReplicaId) -> Result<u32, StoreError> {
@@ -440,15 +443,6 @@ impl Store {
                 }
             }
             self.fail_reads(errno, out);
-        }
-    }
-
-    fn tell_fill(&mut self, out: &mut Outputs) {
-        let fill = self.journal.fill();
-        let step = 65536 / 64;
-        if fill / step != self.told_fill / step {
-            self.told_fill = fill;
-            out.push(Output::Event(Event::Pressure { fill }));
         }
     }
 }

@@ -731,7 +731,6 @@ impl Driver {
                 }
                 Event::Corrupt { replica, range } => panic!("{replica} {range:?} is corrupt"),
                 Event::DeviceFailed { errno, what } => panic!("{what} failed: {errno}"),
-                Event::Pressure { .. } => {}
                 Event::Recovered(_) => panic!("nothing was recovering"),
             }
         }

@@ -379,9 +379,7 @@ impl StoreWorld {
                     );
                 }
             }
-            StoreEvent::RecordRead { .. }
-            | StoreEvent::ExtentSums { .. }
-            | StoreEvent::Pressure { .. } => {}
+            StoreEvent::RecordRead { .. } | StoreEvent::ExtentSums { .. } => {}
         }
     }
 
