@@ -330,7 +330,8 @@ impl Secondary {
                 | RequestBody::Copy { resync: None, .. }
         );
         let corrupt = self.meta.gap == Gap::Corrupt && self.meta.cut.is_none();
-        corrupt && serves && !self.broken.is(Mutation::R21SuspectServes)
+        let believed = [Mutation::R21SuspectServes, Mutation::R24LossServes];
+        corrupt && serves && !believed.iter().any(|rule| self.broken.is(*rule))
     }
 
     #[allow(clippy::too_many_arguments)]
