@@ -188,6 +188,7 @@ fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'sta
         Of::R6OverlapIgnored => &["two-writes-of-a-block", "world"],
         Of::R8ResizeNotSequenced => &["grows-while-primary-dies", "world"],
         Of::R9OneSealEnough => &["torn-and-alone", "world"],
+        Of::R9PromoteWithoutProbe => &["role-on-an-old-record", "world"],
         Of::R9IncompleteSealedAgain => &["strict-incomplete", "world"],
         Of::R10SealDoesNotWait => &["seal-during-flush", "world"],
         Of::R11LowestFloor => &["behind-the-floor", "world"],
@@ -220,6 +221,5 @@ fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'sta
             "rotted-tail-of-only-sealed",
             "world",
         ],
-        _ => &["world"],
     }
 }

@@ -388,6 +388,11 @@ pub const ALL: &[Scenario] = &[
         run: shortest::torn_and_alone,
     },
     Scenario {
+        name: "role-on-an-old-record",
+        about: "every daemon dies right after a promotion, and the primary wants its role again (R9)",
+        run: shortest::wants_its_role_on_an_old_record,
+    },
+    Scenario {
         name: "copy-without-a-record",
         about: "a node knows no record of the copy that it holds (R18)",
         run: shortest::copy_without_a_record,

@@ -129,6 +129,26 @@ pub fn torn_and_alone(config: &Config) -> Outcome {
     })
 }
 
+/// (1) The volume moves, and every daemon is killed before anything else is committed: logs hold the promotion,
+/// and perhaps not yet that it was committed. (2) All are back, and the primary wants its role on the record of
+/// before. Without R9's question to a certified member, which has promised more than that record says: it asks
+/// for an epoch, is told of its own earlier promotion, takes it for the answer, and opens that epoch again.
+pub fn wants_its_role_on_an_old_record(config: &Config) -> Outcome {
+    two_sites_by(config, lasting(80), |world| {
+        for (at, to) in [(0, "b1"), (15, "a1"), (30, "b1")] {
+            let nodes = ["a1", "b1", "w"];
+            world.at(CUT + at * SECOND, move |w| w.publish_at(to));
+            world.at(CUT + (at + 6) * SECOND, move |w| {
+                nodes.iter().for_each(|node| w.kill_process(node));
+            });
+            world.at(CUT + (at + 6) * SECOND + millis(200), move |w| {
+                nodes.iter().for_each(|node| w.start_again(node));
+            });
+        }
+        world.at(CUT + 60 * SECOND, |w| w.expect_in_sync(&["a1", "b1"]));
+    })
+}
+
 /// (1) Both machines lose power, and b its raft log with it. (2) b is back and recovers its pool; no record names
 /// its copy, for it knows none. (3) The volume is attached to b. Without R18: the copy was deleted because its
 /// record was missing, and a's, which stays away, was the only other.
