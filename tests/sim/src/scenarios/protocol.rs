@@ -270,7 +270,8 @@ pub fn late_appends_in_silence(config: &Config) -> Outcome {
 /// (1) b's device takes seconds for each operation; what a, the primary, sends is accepted and not durable. (2) a
 /// loses power, and the volume is attached in b. (3) b's promise is durable before the last of those appends.
 /// Without R10: b's answer lacks them, and what it has above the tail that it told counts as a gap once the new
-/// epoch is to open: the only copy that is left is condemned, and the volume waits for ever.
+/// epoch is to open: the only copy that is left is condemned, and the volume waits for ever. Or it opens, and
+/// what was not told is read until the next write takes its sequence, and then it is gone (V5).
 pub fn seal_during_flush(config: &Config) -> Outcome {
     let factor = 3000 + config.seed % 8 * 1000;
     let busy = |plan: &mut Plan| {
