@@ -200,7 +200,11 @@ impl Node {
             .get(&replica)
             .and_then(|volume| self.volumes.get(volume));
         let Some(state) = state else {
-            return Need::Nothing;
+            let local = self.replicas.get(&replica);
+            return match local.filter(|_| self.broken.is(Mutation::R18UnrecordedDeleted)) {
+                Some(local) => Need::Delete(local.device),
+                None => Need::Nothing,
+            };
         };
         let record = &state.record;
         let Some(recorded) = record.replicas.get(&replica) else {
@@ -352,6 +356,9 @@ impl Node {
         self.tell_failure_noted(device, out);
         let homes = self.jobs.homes.keys().chain(self.tombstones.keys());
         self.jobs.unsettled.extend(homes.copied());
+        if self.broken.is(Mutation::R18UnrecordedDeleted) {
+            self.jobs.unsettled.extend(self.replicas.keys());
+        }
         self.settle_replicas(out);
         self.answer_early();
         self.review_all(out);

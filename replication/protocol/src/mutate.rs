@@ -20,6 +20,7 @@ pub enum Mutation {
     R8ResizeNotSequenced,
     R9OneSealEnough,
     R9PromoteWithoutProbe,
+    R9IncompleteSealedAgain,
     R10SealDoesNotWait,
     R11LowestFloor,
     R11TailNotRolled,
@@ -33,22 +34,25 @@ pub enum Mutation {
     R14NotTakenAgain,
     R15HistoryIgnored,
     R15TailNotVoided,
+    R15FirstFloorUntold,
     R16StaleCopyAccepted,
     R16CopyOutsideOrder,
     R16NoDigest,
     R17OlderWins,
     R17NeverCompared,
     R17EqualRepaired,
+    R18UnrecordedDeleted,
     R19AckNeedsControl,
     R21SuspectServes,
     R22GapCountsAsSilence,
     R24FailureForgotten,
+    R24LossServes,
     S10HolesNotCopied,
 }
 
 impl Mutation {
     /// All of them, in order.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 43] = [
         Self::R1RemoveBeforeCommit,
         Self::R1JoinBeforeRequired,
         Self::R1UnknownForgotten,
@@ -64,6 +68,7 @@ impl Mutation {
         Self::R8ResizeNotSequenced,
         Self::R9OneSealEnough,
         Self::R9PromoteWithoutProbe,
+        Self::R9IncompleteSealedAgain,
         Self::R10SealDoesNotWait,
         Self::R11LowestFloor,
         Self::R11TailNotRolled,
@@ -77,16 +82,19 @@ impl Mutation {
         Self::R14NotTakenAgain,
         Self::R15HistoryIgnored,
         Self::R15TailNotVoided,
+        Self::R15FirstFloorUntold,
         Self::R16StaleCopyAccepted,
         Self::R16CopyOutsideOrder,
         Self::R16NoDigest,
         Self::R17OlderWins,
         Self::R17NeverCompared,
         Self::R17EqualRepaired,
+        Self::R18UnrecordedDeleted,
         Self::R19AckNeedsControl,
         Self::R21SuspectServes,
         Self::R22GapCountsAsSilence,
         Self::R24FailureForgotten,
+        Self::R24LossServes,
         Self::S10HolesNotCopied,
     ];
 }

@@ -85,7 +85,9 @@ impl Mutation {
             Self::Store(mutation) => scenarios_of_store(mutation),
             Self::Control(_) => &["record"],
             Self::Shell(ShellMutation::R23NoClaim) => &["store-late-writes", "store"],
-            Self::Shell(ShellMutation::R20VoterReborn) => &["control", "world"],
+            Self::Shell(ShellMutation::R20VoterReborn) => {
+                &["voter-without-its-log", "control", "world"]
+            }
         }
     }
 
@@ -164,6 +166,7 @@ fn scenarios_of_store(mutation: lockstep_store::mutate::Mutation) -> &'static [&
         Of::S3OlderRecordWins => &["store-direct-over-waiting", "store"],
         Of::S8KeyNotChecked => &["store-forged", "store"],
         Of::LostPageUnnoticed => &["store-lost-page", "store"],
+        Of::R25DestageAboveFloor => &["store-void-after-rest", "store"],
         Of::S9NotReadAgain => &["store-racing-reads"],
         Of::S6NoReservation => &["store-full", "store"],
         _ => &["store", "world"],
@@ -173,13 +176,20 @@ fn scenarios_of_store(mutation: lockstep_store::mutate::Mutation) -> &'static [&
 fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'static [&'static str] {
     use lockstep_protocol::mutate::Mutation as Of;
     match mutation {
+        Of::R1RemoveBeforeCommit => &["removal-not-committed", "world"],
+        Of::R1JoinBeforeRequired | Of::R1UnknownForgotten => &["certified-unheard", "world"],
+        Of::R2AckWithoutOne => &["durable-on-one", "world"],
         Of::R3EpochNotChecked => &["late-seals", "late-appends", "world"],
         Of::R3PromiseNotPersisted => &["dies-sealed", "world"],
         Of::R4IncarnationNotChecked => &["blank-device-alone", "blank-device", "world"],
         Of::R4OldRecordTrusted => &["blank-device-and-old-log", "world"],
         Of::R5GapAccepted => &["spoiled-appends", "world"],
         Of::R5CertifiedBehind => &["lagging-joiner", "world"],
+        Of::R6OverlapIgnored => &["two-writes-of-a-block", "world"],
         Of::R8ResizeNotSequenced => &["grows-while-primary-dies", "world"],
+        Of::R9OneSealEnough => &["torn-and-alone", "world"],
+        Of::R9PromoteWithoutProbe => &["role-on-an-old-record", "world"],
+        Of::R9IncompleteSealedAgain => &["strict-incomplete", "world"],
         Of::R10SealDoesNotWait => &["seal-during-flush", "world"],
         Of::R11LowestFloor => &["behind-the-floor", "world"],
         Of::R11FloorBeforeOpen => &["dies-while-rolled-to", "two-crashes-in-one-reconcile"],
@@ -191,12 +201,15 @@ fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'sta
         Of::R13LocalPromiseIgnored => &["local-promise", "world"],
         Of::R15HistoryIgnored => &["comes-back-with-its-own-tail", "world"],
         Of::R15TailNotVoided => &["comes-back-in-silence", "world"],
+        Of::R15FirstFloorUntold => &["strict-exchanged-in-silence", "world"],
         Of::R16CopyOutsideOrder | Of::R16StaleCopyAccepted => {
             &["joined-and-alone", "resync-under-writes", "world"]
         }
         Of::R16NoDigest => &["resync-under-writes", "discard-while-away", "world"],
         Of::R17OlderWins | Of::R17NeverCompared => &["lost-write", "world"],
         Of::R17EqualRepaired => &["equal-stamps", "world"],
+        Of::R18UnrecordedDeleted => &["copy-without-a-record", "world"],
+        Of::R24LossServes => &["lost-the-middle", "world"],
         Of::R7NoReservation => &["full-on-one", "world"],
         Of::R14ReadDoesNotWait => &["read-before-its-end", "world"],
         Of::R14NotTakenAgain => &["read-again-elsewhere", "world"],
@@ -209,6 +222,5 @@ fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'sta
             "rotted-tail-of-only-sealed",
             "world",
         ],
-        _ => &["world"],
     }
 }

@@ -6,6 +6,7 @@
 //! a resync alone brings it back.
 
 use super::{Phase, Primary, PrimaryEvent, PrimaryOut};
+use crate::mutate::Mutation;
 use crate::reconcile::{UnionError, union_of_tails};
 use lockstep_types::{Gap, Nanos, NodeId, ReplicaId};
 use lockstep_wire::{Header, RequestBody};
@@ -164,7 +165,8 @@ impl Primary {
         if !self.repairs_only() || !known || !self.absent.replicas.contains(&header.replica) {
             return false;
         }
-        let incomplete = self.absent.incomplete.contains(&header.replica);
+        let incomplete = self.absent.incomplete.contains(&header.replica)
+            && !self.broken.is(Mutation::R9IncompleteSealedAgain);
         if !gap.excludes() && !joining && !incomplete {
             self.held = self.take_unanswered().into();
             self.forget_epoch();

@@ -363,7 +363,8 @@ impl Primary {
     /// while the epoch is open for repair only: what it has of before lies in copies, and a floor alone
     /// lets it know after a restart how far it has come.
     fn first_floor(&self) -> Stamp {
-        let opened = self.history.last();
+        let untold = self.broken.is(Mutation::R15FirstFloorUntold);
+        let opened = self.history.last().filter(|_| !untold);
         opened.map_or(Stamp::ZERO, |start| Stamp::new(start.epoch, start.base))
     }
 

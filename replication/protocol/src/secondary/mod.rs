@@ -333,7 +333,8 @@ impl Secondary {
         let excluded = self.meta.gap.excludes() && self.meta.cut.is_none();
         // Between a SEAL, which told of the gap, and the opening, whoever asks knows it.
         let untold = self.meta.opened == self.meta.promised;
-        excluded && untold && serves && !self.broken.is(Mutation::R21SuspectServes)
+        let believed = [Mutation::R21SuspectServes, Mutation::R24LossServes];
+        excluded && untold && serves && !believed.iter().any(|rule| self.broken.is(*rule))
     }
 
     #[allow(clippy::too_many_arguments)]

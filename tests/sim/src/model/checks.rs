@@ -31,6 +31,7 @@ pub struct Client {
     outstanding: BTreeMap<u64, usize>,
     history: Vec<Seen>,
     newest_opened: Epoch,
+    openings: u8,
     opened_twice: bool,
 }
 
@@ -43,6 +44,7 @@ impl Default for Client {
             outstanding: BTreeMap::new(),
             history: Vec::new(),
             newest_opened: Epoch::ZERO,
+            openings: 0,
             opened_twice: false,
         }
     }
@@ -60,6 +62,11 @@ impl Client {
     pub fn reads(&self) -> u64 {
         let reads = self.operations.values();
         reads.filter(|op| matches!(op, Operation::Read(_))).count() as u64
+    }
+
+    /// How often an epoch has opened.
+    pub fn openings(&self) -> u8 {
+        self.openings
     }
 
     pub(super) fn starts(&mut self, tag: u64, operation: Operation, node: usize) {
@@ -84,6 +91,7 @@ impl Client {
 
     pub(super) fn opened(&mut self, epoch: Epoch) {
         self.opened_twice |= epoch == self.newest_opened;
+        self.openings += 1;
         self.newest_opened = self.newest_opened.max(epoch);
     }
 

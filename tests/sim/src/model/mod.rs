@@ -45,6 +45,8 @@ pub const BLOCKS: u64 = 1;
 pub const NODES: usize = 3;
 
 const VOLUME: VolumeId = VolumeId::from_u128(0xf0);
+/// The second copy of a.
+const THIRD: usize = 1;
 const NAMES: [&str; NODES] = ["a1", "a2", "b1"];
 
 /// What may happen in a model, and how often.
@@ -71,6 +73,10 @@ pub struct Scope {
     pub unknown: u8,
     /// The first primary died with a record that nobody else had, and is back: it rejoins.
     pub rejoin: bool,
+    /// The second copy of a was lost, has left, and stays away: two copies are all there is.
+    pub pair: bool,
+    /// A write is on its way everywhere, and the next epoch has been committed: what follows is explored.
+    pub begun: bool,
 }
 
 /// One thing that happens.
@@ -204,6 +210,12 @@ impl Model {
         if scope.rejoin {
             model.leave_behind();
         }
+        if scope.pair {
+            model.lose_the_third();
+        }
+        if scope.begun {
+            model.begin_promotion();
+        }
         assert!(model.failure.is_none(), "{:?}", model.failure);
         model
     }
@@ -246,6 +258,48 @@ impl Model {
         self.scope = scope;
         let members = self.view.value.in_sync.len();
         assert_eq!(members, NODES - 1, "a1 was removed");
+    }
+
+    /// The second copy of a is lost and leaves, which the primary's open epoch outlives.
+    fn lose_the_third(&mut self) {
+        let scope = self.scope;
+        self.scope = Scope {
+            crashes: 1,
+            ticks: 8,
+            ..scope
+        };
+        self.happen(Action::Crash(THIRD, Crash::Dropped));
+        self.settle();
+        while self.scope.ticks > 0 && self.view.value.in_sync.len() == NODES {
+            self.happen(Action::Tick);
+            self.settle();
+        }
+        self.scope = scope;
+        let members = self.view.value.in_sync.len();
+        assert!(self.is_open(0) && members == NODES - 1, "a2 was removed");
+    }
+
+    /// The client writes through a1, and before anything of that arrives the volume is published to b1, and
+    /// b1's promotion committed.
+    fn begin_promotion(&mut self) {
+        let scope = self.scope;
+        self.scope = Scope {
+            writes: 1,
+            moves: 1,
+            ..scope
+        };
+        self.happen(Action::Write);
+        self.happen(Action::Move(2));
+        self.happen(Action::Learn(2));
+        self.happen(Action::Commit(0));
+        self.scope = scope;
+        let promoted = self.view.value.primary == Some(node_id(2));
+        assert!(promoted && !self.is_open(2), "b1 is promoted, and seals");
+    }
+
+    /// Whether a later epoch than the first has opened.
+    pub fn has_reopened(&self) -> bool {
+        self.client.value.openings() > 1
     }
 
     fn is_open(&self, node: usize) -> bool {
@@ -378,7 +432,9 @@ impl Model {
         }
         for node in 0..NODES {
             if !self.is_up(node) {
-                actions.push(Action::Restart(node));
+                if !(self.scope.pair && node == THIRD) {
+                    actions.push(Action::Restart(node));
+                }
             } else if self.scope.crashes > 0 {
                 actions.push(Action::Crash(node, Crash::Dropped));
                 if !self.nodes[node].value.device.ops.is_empty() {

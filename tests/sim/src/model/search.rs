@@ -24,6 +24,8 @@ pub struct Search {
 pub struct Report {
     /// Different states seen.
     pub states: usize,
+    /// Those of them in which a later epoch than the first has opened.
+    pub reopened: usize,
     /// Steps taken, those into states seen before included.
     pub steps: u64,
     /// Of the longest of the shortest stories.
@@ -74,9 +76,11 @@ pub fn explore(search: Search, mut progress: impl FnMut(&Report)) -> Report {
     let mut seen: HashSet<u64, BuildHasherDefault<Same>> = HashSet::default();
     seen.insert(first.fingerprint());
     let mut trail = Trail(vec![(0, Action::Tick)]);
+    let reopened = usize::from(first.has_reopened());
     let mut frontier = VecDeque::from([(0u32, 0usize, first)]);
     let mut report = Report {
         states: 1,
+        reopened,
         steps: 0,
         depth: 0,
         emptied: false,
@@ -102,6 +106,7 @@ pub fn explore(search: Search, mut progress: impl FnMut(&Report)) -> Report {
                 continue;
             }
             report.states += 1;
+            report.reopened += usize::from(next.has_reopened());
             if report.states.is_multiple_of(100_000) {
                 progress(&report);
             }
@@ -129,8 +134,12 @@ impl fmt::Display for Report {
             true => "the frontier emptied: these are all",
             false => "the frontier did not empty",
         };
-        let (states, steps, depth) = (self.states, self.steps, self.depth);
-        write!(f, "{states} states, {steps} steps, {depth} deep; {end}")?;
+        let (states, reopened) = (self.states, self.reopened);
+        let (steps, depth) = (self.steps, self.depth);
+        write!(
+            f,
+            "{states} states, {reopened} of them with a second epoch open, {steps} steps, {depth} deep; {end}"
+        )?;
         if let Some((why, story)) = &self.broken {
             write!(f, "\nbroken after {} steps: {why}", story.len())?;
             for action in story {

@@ -242,6 +242,29 @@ pub const SCOPES: &[(&str, &str, Scope)] = &[
             ..NOTHING
         },
     ),
+    (
+        "pair",
+        "any order: two copies, two epochs, two writes",
+        Scope { writes: 2, ..PAIR },
+    ),
+    (
+        "sealing",
+        "any order, from SEAL on: two copies, a write under each of two epochs",
+        SEALING,
+    ),
+    (
+        "sealing-cut",
+        "the same, and a link that closes",
+        Scope { cuts: 1, ..SEALING },
+    ),
+    (
+        "sealing-crash",
+        "the same, and a crash instead",
+        Scope {
+            crashes: 1,
+            ..SEALING
+        },
+    ),
 ];
 
 const NOTHING: Scope = Scope {
@@ -255,4 +278,21 @@ const NOTHING: Scope = Scope {
     holds: 0,
     unknown: 0,
     rejoin: false,
+    pair: false,
+    begun: false,
+};
+
+const PAIR: Scope = Scope {
+    any_order: true,
+    moves: 1,
+    ticks: 3,
+    pair: true,
+    ..NOTHING
+};
+
+const SEALING: Scope = Scope {
+    moves: 0,
+    writes: 1,
+    begun: true,
+    ..PAIR
 };

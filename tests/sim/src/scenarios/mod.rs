@@ -7,7 +7,9 @@ mod partitions;
 mod protocol;
 mod rules;
 mod script;
+mod shortest;
 mod store;
+mod strict;
 
 use crate::mutation::Mutation;
 use crate::run::{Config, Less, Outcome, Words};
@@ -94,6 +96,11 @@ pub const ALL: &[Scenario] = &[
         name: "store-void-in-flight",
         about: "tails voided while whole extents are being written (S4)",
         run: store::void_in_flight,
+    },
+    Scenario {
+        name: "store-void-after-rest",
+        about: "a record above the floor is left alone for a while, and then made void (R25)",
+        run: store::void_after_rest,
     },
     Scenario {
         name: "store-late-writes",
@@ -359,6 +366,66 @@ pub const ALL: &[Scenario] = &[
         name: "equal-stamps",
         about: "two copies differ under one stamp: reported, nothing repaired (R17)",
         run: lost_writes::equal_stamps,
+    },
+    Scenario {
+        name: "removal-not-committed",
+        about: "the primary is cut off and cannot shut the other copy out (R1)",
+        run: shortest::removal_not_committed,
+    },
+    Scenario {
+        name: "certified-unheard",
+        about: "a copy is certified, and its primary does not hear so (R1)",
+        run: shortest::certified_unheard,
+    },
+    Scenario {
+        name: "durable-on-one",
+        about: "writes reach one copy alone, and it is lost (R2)",
+        run: shortest::durable_on_one,
+    },
+    Scenario {
+        name: "two-writes-of-a-block",
+        about: "two writes of one block and reads of it, then the power goes (R6)",
+        run: shortest::two_writes_of_a_block,
+    },
+    Scenario {
+        name: "torn-and-alone",
+        about: "a copy with a torn tail is back alone (R9)",
+        run: shortest::torn_and_alone,
+    },
+    Scenario {
+        name: "role-on-an-old-record",
+        about: "every daemon dies right after a promotion, and the primary wants its role again (R9)",
+        run: shortest::wants_its_role_on_an_old_record,
+    },
+    Scenario {
+        name: "copy-without-a-record",
+        about: "a node knows no record of the copy that it holds (R18)",
+        run: shortest::copy_without_a_record,
+    },
+    Scenario {
+        name: "voter-without-its-log",
+        about: "a voter loses its log with what was just committed (R20)",
+        run: shortest::voter_without_its_log,
+    },
+    Scenario {
+        name: "lost-the-middle",
+        about: "a copy lost acknowledged records and is back at once (R24)",
+        run: shortest::lost_the_middle,
+    },
+    Scenario {
+        name: "strict-exchanged",
+        about: "strict: a site’s last copy is lost, and another takes its place (R9)",
+        run: strict::exchanged_for_the_lost,
+    },
+    Scenario {
+        name: "strict-incomplete",
+        about: "strict: a site’s last copy lacks records, and another takes its place (R9)",
+        run: strict::incomplete_is_not_trusted,
+    },
+    Scenario {
+        name: "strict-exchanged-in-silence",
+        about: "strict: the same while nobody writes, and then the power goes (R15)",
+        run: strict::exchanged_in_silence,
     },
 ];
 

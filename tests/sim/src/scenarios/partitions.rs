@@ -7,11 +7,18 @@ use lockstep_types::{Nanos, SECOND, millis};
 /// When it happens: the volume is open and written to by then.
 const CUT: Nanos = 20 * SECOND;
 
-/// B isolated: A and W shrink to {a}; A continues after at most 5 s; B suspends.
+/// B isolated: A and W shrink to {a}; A continues after at most 5 s; B refuses, whoever asks it to serve.
 pub fn b_isolated(config: &Config) -> Outcome {
     two_sites(config, |world| {
         world.at(CUT, |w| w.isolate("b1"));
         world.at(CUT + 6 * SECOND, |w| {
+            w.expect_in_sync(&["a1"]);
+            w.expect_acks(CUT + 5 * SECOND, millis(900));
+            // Somebody wants it in b: nothing changes (R9).
+            w.expect_no_change_for(12 * SECOND);
+            w.try_attach("b1");
+        });
+        world.at(CUT + 20 * SECOND, |w| {
             w.expect_in_sync(&["a1"]);
             w.expect_acks(CUT + 5 * SECOND, millis(900));
         });
@@ -22,7 +29,10 @@ pub fn b_isolated(config: &Config) -> Outcome {
 /// attaches there; the healed a is fenced.
 pub fn a_isolated(config: &Config) -> Outcome {
     two_sites(config, |world| {
-        world.at(CUT, |w| w.isolate("a1"));
+        world.at(CUT, |w| {
+            w.isolate("a1");
+            w.expect_no_errors_for(8 * SECOND);
+        });
         world.at(CUT + 8 * SECOND, |w| {
             w.expect_in_sync(&["a1", "b1"]);
             w.expect_no_acks_since(CUT + 4 * SECOND);

@@ -267,25 +267,35 @@ pub fn late_appends_in_silence(config: &Config) -> Outcome {
     })
 }
 
-/// The volume moves while devices take their time: SEAL meets appends that are accepted and not durable.
-/// Without R10: the answer lacks them, and what it lacks turns up later.
+/// (1) b's device takes seconds for each operation; what a, the primary, sends is accepted and not durable. (2) a
+/// loses power, and the volume is attached in b. (3) b's promise is durable before the last of those appends.
+/// Without R10: b's answer lacks them, and what it has above the tail that it told counts as a gap once the new
+/// epoch is to open: the only copy that is left is condemned, and the volume waits for ever. Or it opens, and
+/// what was not told is read until the next write takes its sequence, and then it is gone (V5).
 pub fn seal_during_flush(config: &Config) -> Outcome {
+    let factor = 3000 + config.seed % 8 * 1000;
     let busy = |plan: &mut Plan| {
-        plan.think = millis(8);
-        plan.duration = 70 * SECOND;
+        plan.think = millis(2);
+        plan.duration = 55 * SECOND;
+        plan.habits = Some(Habits {
+            reads: 60,
+            zeroes: 2,
+            hot: 16,
+            hot_share: 80,
+            whole: 0,
+            depth: 24,
+        });
     };
-    two_sites_by(config, busy, |world| {
-        for (at, to) in [(0, "b1"), (12, "a1"), (24, "b1")] {
-            world.at(CUT + at * SECOND, move |w| {
-                w.slow("a1", 400);
-                w.slow("b1", 400);
-                w.publish_at(to);
-            });
-            world.at(CUT + (at + 5) * SECOND, |w| {
-                w.slow("a1", 1);
-                w.slow("b1", 1);
-            });
-        }
+    two_sites_by(config, busy, move |world| {
+        world.at(CUT - 5 * SECOND, |w| w.lead("b1"));
+        world.at(CUT - millis(600), move |w| w.slow("b1", factor));
+        world.at(CUT, |w| {
+            w.kill_machine("a1");
+            w.publish_at("b1");
+        });
+        world.at(CUT + 6 * SECOND, |w| w.slow("b1", 1));
+        world.at(CUT + 15 * SECOND, |w| w.start_again("a1"));
+        world.at(CUT + 38 * SECOND, |w| w.expect_in_sync(&["a1", "b1"]));
     })
 }
 

@@ -10,7 +10,7 @@ use crate::world::{Trigger, World};
 use bytes::Bytes;
 use lockstep_consensus::Input as VoterInput;
 use lockstep_control::Command;
-use lockstep_store::format::Superblock;
+use lockstep_store::format::{Batch, Superblock};
 use lockstep_types::{BLOCK, Nanos, SECOND, VolumeId, millis};
 use std::collections::BTreeMap;
 
@@ -93,6 +93,14 @@ pub trait Script {
     fn dies_acknowledging(&mut self, node: &str);
     /// A machine loses power after so long, and what was written to its journal until then decays.
     fn dies_with_rotten_tail(&mut self, node: &str, after: Nanos);
+    /// The same after `after`, and only what was written until `until` decays: the marks of later batches
+    /// cover it (R24).
+    fn dies_with_rotten_middle(&mut self, node: &str, until: Nanos, after: Nanos);
+    /// The payload of the last batch in the journals of a machine that is off decays: a torn batch (R24). If
+    /// there is one with a payload, coverage counts it as [`TORN`].
+    fn tear_last_batch(&mut self, node: &str);
+    /// A machine that is off loses its raft log, and keeps its pools.
+    fn loses_log(&mut self, node: &str);
     /// A step happens when the copy on a node is certified.
     fn at_certification_of(&mut self, node: &str, what: impl FnOnce(&mut World) + 'static);
     /// So many appends to a node arrive with a bit turned.
@@ -137,6 +145,8 @@ pub trait Script {
     fn expect_in_sync(&mut self, nodes: &[&str]);
     /// The volume's record stays as it is for so long.
     fn expect_no_change_for(&mut self, time: Nanos);
+    /// The application is told of no error for so long.
+    fn expect_no_errors_for(&mut self, time: Nanos);
     /// Writes have been acknowledged since, with no stall longer than this.
     fn expect_acks(&mut self, since: Nanos, longest_stall: Nanos);
     /// None has.
@@ -228,21 +238,54 @@ impl Script for World {
     }
 
     fn dies_with_rotten_tail(&mut self, node: &str, after: Nanos) {
+        self.dies_with_rotten_middle(node, after, after);
+    }
+
+    fn dies_with_rotten_middle(&mut self, node: &str, until: Nanos, after: Nanos) {
         let node = self.named(node);
-        let disks = self.nodes[node].disks.iter();
-        let before: Vec<BTreeMap<u64, Bytes>> =
-            disks.map(|disk| journal_pages(&disk.disk)).collect();
-        let then = self.now() + after;
-        self.at(then, move |world| {
-            world.power_off(node);
-            for (disk, before) in world.nodes[node].disks.iter_mut().zip(before) {
-                for (page, bytes) in journal_pages(&disk.disk) {
-                    if before.get(&page) != Some(&bytes) {
-                        disk.disk.media_mut().write_stable(page, &turned(&bytes));
+        let journals = move |world: &World| -> Vec<Pages> {
+            let disks = world.nodes[node].disks.iter();
+            disks.map(|disk| journal_pages(&disk.disk)).collect()
+        };
+        let (now, before) = (self.now(), journals(self));
+        self.at(now + until, move |world| {
+            if until == after {
+                world.power_off(node);
+            }
+            let written = journals(world);
+            let decays = move |world: &mut World| {
+                world.power_off(node);
+                let disks = world.nodes[node].disks.iter_mut();
+                for ((disk, before), written) in disks.zip(before).zip(written) {
+                    let now = journal_pages(&disk.disk);
+                    for (page, bytes) in written {
+                        if before.get(&page) != Some(&bytes) && now.get(&page) == Some(&bytes) {
+                            disk.disk.media_mut().write_stable(page, &turned(&bytes));
+                        }
                     }
                 }
+            };
+            match until == after {
+                true => decays(world),
+                false => world.at(now + after, decays),
             }
         });
+    }
+
+    fn tear_last_batch(&mut self, node: &str) {
+        let node = self.named(node);
+        for disk in &mut self.nodes[node].disks {
+            let pages = journal_pages(&disk.disk);
+            if let Some((page, bytes)) = last_payload(&disk.disk, &pages) {
+                disk.disk.media_mut().write_stable(page, &turned(&bytes));
+                self.coverage.hit(TORN);
+            }
+        }
+    }
+
+    fn loses_log(&mut self, node: &str) {
+        let node = self.named(node);
+        self.lose_log(node);
     }
 
     fn at_certification_of(&mut self, node: &str, what: impl FnOnce(&mut World) + 'static) {
@@ -401,6 +444,17 @@ impl Script for World {
         });
     }
 
+    fn expect_no_errors_for(&mut self, time: Nanos) {
+        let told = |world: &World| ERRORS.map(|what| world.coverage.get(what));
+        let (before, then) = (told(self), self.now() + time);
+        self.at(then, move |world| {
+            if told(world) != before {
+                let text = format!("{ERRORS:?} went from {before:?} to {:?}", told(world));
+                world.fail("expected", text);
+            }
+        });
+    }
+
     fn expect_acks(&mut self, since: Nanos, longest_stall: Nanos) {
         let now = self.now();
         let mut last = since;
@@ -435,11 +489,49 @@ impl Script for World {
     }
 }
 
+/// A batch was torn by a script.
+pub const TORN: &str = "script: last batch torn";
+
+/// What an application is told when it is told an error.
+const ERRORS: [&str; 4] = [
+    "client: no space",
+    "client: fenced",
+    "client: corrupt",
+    "client: not open",
+];
+
+/// Pages by number.
+type Pages = BTreeMap<u64, Bytes>;
+
+/// What the first page of a device says.
+fn superblock(disk: &Disk) -> Superblock {
+    let first = disk.media().read(0, 1).expect("a device has a first page");
+    Superblock::decode(&first).expect("a pool")
+}
+
+/// The first page of the payload of the last batch; none if it only marks the one before it.
+fn last_payload(disk: &Disk, pages: &Pages) -> Option<(u64, Bytes)> {
+    let key = superblock(disk).key;
+    let batch_at = |page: u64, first: &Bytes| {
+        let shape = Batch::peek(first).ok()?;
+        let blocks = u64::from(shape.header_blocks);
+        let header: Option<Vec<&Bytes>> = (page..page + blocks).map(|at| pages.get(&at)).collect();
+        let header: Vec<u8> = header?.into_iter().flatten().copied().collect();
+        let parsed = Batch::decode(&header, &key).ok()?;
+        let payload = (shape.payload_blocks > 0).then_some(page + blocks);
+        Some((parsed.batch.number, payload))
+    };
+    let batches = pages
+        .iter()
+        .filter_map(|(page, first)| batch_at(*page, first));
+    let (_, payload) = batches.max()?;
+    Some((payload?, pages.get(&payload?)?.clone()))
+}
+
 /// The pages of a device's journal that hold anything.
-fn journal_pages(disk: &Disk) -> BTreeMap<u64, Bytes> {
+fn journal_pages(disk: &Disk) -> Pages {
     let media = disk.media();
-    let first = media.read(0, 1).expect("a device has a first page");
-    let ring = Superblock::decode(&first).expect("a pool").geometry.ring;
+    let ring = superblock(disk).geometry.ring;
     let pages = ring.offset / BLOCK as u64..ring.end() / BLOCK as u64;
     pages
         .filter_map(|page| Some((page, media.read(page, 1)?)))

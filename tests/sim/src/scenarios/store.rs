@@ -246,6 +246,32 @@ pub fn overtaken_discard(config: &Config) -> Outcome {
     run_plan(config, plan, rng)
 }
 
+/// (1) A block is written, and the floor follows. (2) It is written again, and nobody asks for anything, so that
+/// whatever may be destaged is. (3) The second write is made void: it was the tail of a replica that was not
+/// there. Without R25: it lies in the block's place, and what it wrote over is nowhere any more.
+pub fn void_after_rest(config: &Config) -> Outcome {
+    let (mut plan, mut rng) = calm(config);
+    plan.replicas = 1;
+    plan.blocks = 2 * EXTENT_BLOCKS;
+    plan.whole = 0;
+    plan.actions = 1;
+    let block = BlockRange::new(rng.below(2 * EXTENT_BLOCKS), 1);
+    let write = Step::Record(RecordKind::Write, block);
+    let rest = Step::Wait(millis(1500));
+    plan.script = [
+        write,
+        rest,
+        Step::Floor,
+        rest,
+        write,
+        rest,
+        Step::Void,
+        rest,
+    ]
+    .into();
+    run_plan(config, plan, rng)
+}
+
 /// Tails are voided while whole extents are being written to their places. Without S4: the extent is given
 /// to another record, and the old write lands over it.
 pub fn void_in_flight(config: &Config) -> Outcome {

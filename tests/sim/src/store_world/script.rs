@@ -12,6 +12,8 @@ pub enum Step {
     Record(RecordKind, BlockRange),
     /// Raises the floor as far as it goes.
     Floor,
+    /// Everything above the floor is made void.
+    Void,
     /// The second replica writes until the ring is so full, in per cent, and its floor follows or not.
     FillRing { to: u32, floor: bool },
     /// Nothing for so long.
@@ -31,6 +33,7 @@ impl StoreWorld {
             match self.plan.script[0] {
                 Step::Record(kind, range) => self.append_of(0, kind, range),
                 Step::Floor => self.floor_follows(0),
+                Step::Void => self.void(0, self.replicas[0].floor.sequence),
                 Step::Wait(time) => wait = time,
                 Step::FillRing { to, floor } => {
                     if self.fill_ring(to, floor) {

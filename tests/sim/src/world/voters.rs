@@ -293,7 +293,7 @@ impl World {
     }
 
     /// A voter's log is lost with its disk.
-    pub(super) fn lose_log(&mut self, node: NodeIndex) {
+    pub(crate) fn lose_log(&mut self, node: NodeIndex) {
         if self.nodes[node].raft_id == 0 || !self.quorum_without(node) {
             return;
         }
