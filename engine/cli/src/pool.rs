@@ -1,6 +1,7 @@
 //! `lockstep pool`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -12,6 +13,10 @@ use serde::Serialize;
 
 use crate::connect::{ConnectArgs, block_on, words};
 use crate::output::{Output, Row};
+use crate::progress::{Progress, Share};
+
+/// Making a pool is shown after so long.
+const LONG: Duration = Duration::from_secs(1);
 
 /// `lockstep pool …`.
 #[derive(Subcommand)]
@@ -132,7 +137,12 @@ fn make(new: &CreatePool<'_>, connect: &ConnectArgs, output: &Output) -> anyhow:
         .identity()
         .context("a pool is made on the node that will use it")?;
     let (cluster, node) = identity.ids()?;
-    let made = create(&directory, cluster, node, new)?;
+    let made = {
+        let mut shown = Shown::new(new.name, output);
+        create(&directory, cluster, node, new, &mut |done, total| {
+            shown.tell(done, total)
+        })?
+    };
     let text = format!(
         "Pool '{}': {} with a journal of {}. The daemon opens it at its next start.",
         new.name,
@@ -147,6 +157,40 @@ fn make(new: &CreatePool<'_>, connect: &ConnectArgs, output: &Output) -> anyhow:
         extents: made.extents,
     };
     output.one(&value, &text)
+}
+
+/// How far a pool is, once its making has taken long.
+struct Shown<'a> {
+    name: &'a str,
+    output: &'a Output,
+    begun: Instant,
+    progress: Option<Progress>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(name: &'a str, output: &'a Output) -> Self {
+        Self {
+            name,
+            output,
+            begun: Instant::now(),
+            progress: None,
+        }
+    }
+
+    fn tell(&mut self, done: u64, total: u64) {
+        if self.begun.elapsed() < LONG {
+            return;
+        }
+        let text = format!(
+            "pool '{}': journal and metadata are zeroed, {} of {}",
+            self.name,
+            Size(done),
+            Size(total)
+        );
+        self.progress
+            .get_or_insert_with(|| Progress::begin(self.output))
+            .tell(text, Some(Share { done, total }));
+    }
 }
 
 async fn list(node: String, connect: &ConnectArgs, output: &Output) -> anyhow::Result<()> {

@@ -13,6 +13,10 @@ use crate::interrupt::Interrupts;
 use crate::local::{Layout, LocalCluster, is_running};
 use crate::output::Output;
 
+/// Of a new cluster, unless something else is asked for.
+const NODES_PER_SITE: u32 = 2;
+const POOL_SIZE: Size = Size(2 << 30);
+
 /// `lockstep up`.
 #[derive(Args)]
 #[command(after_help = "\
@@ -23,12 +27,12 @@ Examples:
 
 The same directory brings the same cluster up again, with its data.")]
 pub struct UpArgs {
-    /// Data nodes in each of the two sites
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
-    nodes_per_site: u32,
-    /// Size of each data node's pool
-    #[arg(long, default_value = "2GiB")]
-    pool_size: Size,
+    /// Data nodes in each of the two sites; of a new cluster 2 when not given
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=8))]
+    nodes_per_site: Option<u32>,
+    /// Size of each data node's pool; of a new cluster 2GiB when not given
+    #[arg(long, value_name = "SIZE")]
+    pool_size: Option<Size>,
     /// Return once it stands, and leave it running
     #[arg(long)]
     detach: bool,
@@ -99,6 +103,7 @@ pub fn run(args: UpArgs, connect: &ConnectArgs, output: &Output) -> anyhow::Resu
 
 fn layout(root: &Path, args: &UpArgs) -> anyhow::Result<Layout> {
     if let Some(layout) = Layout::read(root)? {
+        refuse_another(&layout, args)?;
         return Ok(layout);
     }
     if root.exists() && std::fs::read_dir(root)?.next().is_some() {
@@ -107,9 +112,28 @@ fn layout(root: &Path, args: &UpArgs) -> anyhow::Result<Layout> {
             root.display()
         );
     }
-    let layout = Layout::new(root, args.nodes_per_site, args.pool_size.0)?;
+    let nodes = args.nodes_per_site.unwrap_or(NODES_PER_SITE);
+    let layout = Layout::new(root, nodes, args.pool_size.unwrap_or(POOL_SIZE).0)?;
     layout.write()?;
     Ok(layout)
+}
+
+/// What was asked for and the cluster that is there must not differ: it is brought up as it is.
+fn refuse_another(layout: &Layout, args: &UpArgs) -> anyhow::Result<()> {
+    let dir = layout.root().display();
+    let nodes = layout.site("a").count();
+    if let Some(asked) = args.nodes_per_site.filter(|asked| *asked as usize != nodes) {
+        bail!(
+            "the cluster in {dir} has {nodes} data nodes a site and not {asked}; leave out --nodes-per-site to bring it up, or choose another --dir for a new one"
+        );
+    }
+    let size = Size(layout.pool_bytes);
+    if let Some(asked) = args.pool_size.filter(|asked| asked.0 != size.0) {
+        bail!(
+            "the pools of the cluster in {dir} have {size} and not {asked}; leave out --pool-size to bring it up, or choose another --dir for a new one"
+        );
+    }
+    Ok(())
 }
 
 fn describe(layout: &Layout) -> Up {
@@ -139,4 +163,49 @@ fn usage(up: &Up) -> String {
         "\nUse it:\n  export LOCKSTEP_DIR={dir}\n  lockstep volume create pg --size 512MiB --copies a=2,b=1\n  lockstep volume attach pg --node a1\n  lockstep status\n  nbdinfo 'nbd+unix:///pg?socket={dir}/a1/exports/pg.sock'\n\nStop it:\n  lockstep down --dir {dir}"
     ));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(nodes_per_site: Option<u32>, pool_size: Option<u64>) -> UpArgs {
+        UpArgs {
+            nodes_per_site,
+            pool_size: pool_size.map(Size),
+            detach: false,
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_brought_up_as_it_is_or_not_at_all() {
+        let place = tempfile::tempdir().expect("a directory");
+        let root = place.path().join("cluster");
+        let made = layout(&root, &args(Some(1), Some(1 << 30))).expect("a new one");
+        assert_eq!((made.nodes.len(), made.pool_bytes), (3, 1 << 30));
+        for same in [
+            args(None, None),
+            args(Some(1), None),
+            args(Some(1), Some(1 << 30)),
+        ] {
+            assert_eq!(layout(&root, &same).expect("the same one"), made);
+        }
+        for (other, expected) in [
+            (args(Some(2), None), "has 1 data nodes a site and not 2"),
+            (args(None, Some(2 << 30)), "have 1GiB and not 2GiB"),
+        ] {
+            let error = layout(&root, &other).expect_err(expected).to_string();
+            assert!(
+                error.contains(expected) && error.contains("leave out --"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_cluster_has_two_nodes_a_site() {
+        let place = tempfile::tempdir().expect("a directory");
+        let made = layout(place.path(), &args(None, None)).expect("a new one");
+        assert_eq!((made.nodes.len(), made.pool_bytes), (5, POOL_SIZE.0));
+    }
 }

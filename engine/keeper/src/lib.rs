@@ -24,5 +24,5 @@ mod message;
 mod server;
 
 pub use client::{Entry, Keeper, KeeperError};
-pub use message::{MAX_DESCRIPTORS, MAX_TEXT};
+pub use message::{MAX_DESCRIPTORS, MAX_KEY, MAX_TEXT, parse};
 pub use server::serve;

@@ -1,5 +1,8 @@
 //! What is given is given back, by another connection too, and nothing else is understood.
 
+#[path = "../../../fuzz/checks/keeper_message.rs"]
+mod keeper_message;
+
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
@@ -7,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use lockstep_keeper::{Keeper, KeeperError, serve};
+use proptest::prelude::*;
 
 struct Rig {
     _place: tempfile::TempDir,
@@ -119,4 +123,18 @@ fn what_is_wrong_is_refused_and_costs_nothing() {
     keeper.put("a", b"fits", &[]).expect("it still listens");
     keeper.stop().expect("stopped");
     rig.server.join().expect("no panic").expect("in order");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_message_can_be_given_back(line in "[a-z]{1,6}( [a-z0-9 ]{0,12})?\n?", text in prop::collection::vec(any::<u8>(), 0..60)) {
+        keeper_message::check(&[line.as_bytes(), &text].concat());
+    }
+
+    #[test]
+    fn noise_is_no_message(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+        keeper_message::check(&noise);
+    }
 }

@@ -257,6 +257,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frozen;
 
     #[test]
     fn one_daemon_a_directory() {
@@ -273,6 +274,29 @@ mod tests {
         );
         drop(lock);
         directory.lock().expect("free again");
+    }
+
+    const FROZEN: &str = r#"cluster = "00000000000000000000000000000001"
+node = "00000000000000000000000000000002"
+founder = true
+cluster_name = "c"
+
+[[members]]
+node = "00000000000000000000000000000003"
+role = "witness"
+address = "h:1"
+"#;
+
+    #[test]
+    fn golden_text_of_an_identity() {
+        let identity: Identity = frozen::read("identity.toml", toml::from_str(FROZEN));
+        assert!(identity.founder && identity.cluster_name == "c");
+        assert_eq!(identity.members[0].address, "h:1");
+        let now = toml::to_string(&identity).expect("plain TOML");
+        frozen::assert_frozen("identity.toml", &now, FROZEN);
+        // A node that joined has no more than this.
+        let least = "cluster = \"1\"\nnode = \"2\"\n";
+        frozen::read("identity.toml", toml::from_str::<Identity>(least));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub mod devices;
 pub mod directory;
 mod ending;
 pub mod frame;
+#[cfg(test)]
+mod frozen;
 pub mod http;
 mod introduce;
 pub mod join;

@@ -55,27 +55,27 @@ struct Node {
 }
 
 fn ca(cluster: u128) -> ClusterCa {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
-    let validity = Validity::starting(now, Duration::from_secs(86_400));
+    let validity = Validity::starting(now(), Duration::from_secs(86_400));
     ClusterCa::create(ClusterId::from_u128(cluster), validity).expect("a CA")
 }
 
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("after 1970").as_secs()
+}
+
 fn node(ca: &ClusterCa, cluster: u128, role: Role, id: u128) -> Node {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
+    let validity = Validity::starting(now(), Duration::from_secs(3600));
+    node_valid(ca, cluster, role, id, validity)
+}
+
+fn node_valid(ca: &ClusterCa, cluster: u128, role: Role, id: u128, validity: Validity) -> Node {
     let who = PeerIdentity {
         cluster: ClusterId::from_u128(cluster),
         role,
         node: NodeId::from_u128(id),
     };
-    let issued = ca
-        .issue(who, Validity::starting(now, Duration::from_secs(3600)))
-        .expect("issued");
+    let issued = ca.issue(who, validity).expect("issued");
     let directory = tempfile::tempdir().expect("a directory");
     let certificates =
         Certificates::install(directory.path(), ca.pem(), &issued).expect("installed");
@@ -87,9 +87,11 @@ fn node(ca: &ClusterCa, cluster: u128, role: Role, id: u128) -> Node {
 
 impl Node {
     fn server(&self) -> Transport {
-        Transport::TlsServer(
-            server_config(&self.certificates, RoleSet::DAEMONS, &[]).expect("config"),
-        )
+        self.server_for(RoleSet::DAEMONS)
+    }
+
+    fn server_for(&self, allowed: RoleSet) -> Transport {
+        Transport::TlsServer(server_config(&self.certificates, allowed, &[]).expect("config"))
     }
 
     fn client(&self, node: u128) -> Transport {
@@ -253,11 +255,15 @@ fn fill(ring: &mut Reactor, conn: ConnId, shapes: &[(usize, usize)], next: &mut 
 
 /// Both ends' reasons when a dial is refused.
 fn refused(server: &Node, client: &Node, dialled: u128) -> (CloseReason, CloseReason) {
+    refused_between(server.server(), client.client(dialled))
+}
+
+fn refused_between(server: Transport, client: Transport) -> (CloseReason, CloseReason) {
     let (mut a, mut b) = (roomy(), roomy());
-    let address = listen(&mut b, server, None);
-    let conn = a
-        .connect(&address, client.client(dialled), None)
-        .expect("dials");
+    let any = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let listener = b.listen(&any, server, None).expect("listens");
+    let address = b.local_address(listener).expect("bound");
+    let conn = a.connect(&address, client, None).expect("dials");
     let reasons = RefCell::new((None, None));
     both(
         &mut a,
@@ -322,6 +328,40 @@ fn foreign_wrong_role_and_wrong_node_are_refused_with_the_reason_on_both_sides()
         found: NodeId::from_u128(11),
     };
     assert_eq!(why(&client), expected);
+}
+
+#[test]
+fn an_expired_certificate_is_refused_whichever_side_shows_it() {
+    let ca = ca(1);
+    let past = Validity {
+        not_before: now() - 7200,
+        not_after: now() - 3600,
+    };
+    let good = node(&ca, 1, Role::DataNode, 11);
+    let old = node_valid(&ca, 1, Role::DataNode, 10, past);
+    let (client, at_server) = refused(&good, &old, 11);
+    assert_eq!(why(&at_server), PeerRefused::Expired);
+    assert!(matches!(why(&client), PeerRefused::RefusedUs { .. }));
+    let whose = good.certificates.take_refusals();
+    let expected = Some(NodeId::from_u128(10));
+    assert_eq!(whose[0].whose.map(|who| who.node), expected, "{whose:?}");
+
+    let (client, at_server) = refused(&old, &good, 10);
+    assert_eq!(why(&client), PeerRefused::Expired);
+    assert!(matches!(why(&at_server), PeerRefused::RefusedUs { .. }));
+}
+
+/// The replication port is for data nodes: a witness of the same cluster is none.
+#[test]
+fn a_witness_is_refused_where_only_data_nodes_may_connect() {
+    let ca = ca(1);
+    let server = node(&ca, 1, Role::DataNode, 11);
+    let witness = node(&ca, 1, Role::Witness, 10);
+    let allowed = RoleSet::of(&[Role::DataNode]);
+    let (client, at_server) = refused_between(server.server_for(allowed), witness.client(11));
+    let found = Role::Witness;
+    assert_eq!(why(&at_server), PeerRefused::WrongRole { allowed, found });
+    assert!(matches!(why(&client), PeerRefused::RefusedUs { .. }));
 }
 
 #[test]

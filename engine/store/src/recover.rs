@@ -349,13 +349,14 @@ impl Store {
         let key = self.key;
         for page in bytes.chunks_exact(BLOCK) {
             let used = self.delta_head - self.anchor.delta_tail;
-            let page = DeltaPage::decode(page, &key)
-                .ok()
-                .filter(|p| p.number == self.delta_head);
+            let decoded = DeltaPage::decode(page, &key);
+            let page = decoded.as_ref().ok();
+            let page = page.filter(|p| p.number == self.delta_head);
             let Some(page) = page.filter(|_| used < self.geometry.delta_pages()) else {
                 let mark = self.anchor.written.delta_mark;
                 if self.delta_head < mark && !self.broken.is(Mutation::LostPageUnnoticed) {
-                    return Err(lost_delta());
+                    let newer = decoded.err().filter(|e| e.why.is_of_a_newer_one());
+                    return Err(newer.unwrap_or_else(lost_delta));
                 }
                 self.delta_durable = self.delta_head;
                 self.recovering().step = Step::StaleDeltas;

@@ -96,7 +96,7 @@ impl Store {
                 self.ask_ring(position, out);
                 return Ok(());
             };
-            match self.parse(position, &rest) {
+            match self.parse(position, &rest)? {
                 Some((parsed, payload)) if parsed.batch.payload_matches(&payload) => {
                     self.take_batch(position, parsed)?;
                 }
@@ -125,18 +125,39 @@ impl Store {
     }
 
     /// The batch at the start of the bytes, if it is the one expected and lies whole in them.
-    fn parse(&mut self, position: u64, bytes: &Bytes) -> Option<(ParsedBatch, Bytes)> {
-        let shape = Batch::peek(bytes.get(..BLOCK)?).ok()?;
-        let header = bytes.get(..shape.header_bytes())?;
-        let parsed = self.decode(header)?;
+    fn parse(
+        &mut self,
+        position: u64,
+        bytes: &Bytes,
+    ) -> Result<Option<(ParsedBatch, Bytes)>, FormatError> {
+        let Some(header) = header_in(bytes) else {
+            return Ok(None);
+        };
+        self.refuse_unknown(header)?;
         let lap = self.journal.lap(position);
         let scan = self.scan();
-        let batch = &parsed.batch;
-        if (batch.number, batch.previous, batch.lap) != (scan.expected, scan.previous, lap) {
-            return None;
+        let expected = (scan.expected, scan.previous, lap);
+        Ok(self
+            .decode(header)
+            .filter(|p| (p.batch.number, p.batch.previous, p.batch.lap) == expected)
+            .filter(|p| bytes.len() as u64 >= p.shape.bytes())
+            .map(|parsed| {
+                let payload = header.len()..parsed.shape.bytes() as usize;
+                (parsed, bytes.slice(payload))
+            }))
+    }
+
+    /// A batch that a newer Lockstep wrote holds records that may have been acknowledged: to end the
+    /// chain before it would truncate it silently (R24). One with a number below the one expected is of
+    /// an earlier lap, from before an upgrade was taken back with the journal empty: nobody needs it.
+    fn refuse_unknown(&mut self, header: &[u8]) -> Result<(), FormatError> {
+        match Batch::unknown(header, &self.key) {
+            Some(batch) if batch.number >= self.scan().expected => {
+                let why = Why::Version(batch.version);
+                Err(FormatError::new(Structure::Batch, why))
+            }
+            _ => Ok(()),
         }
-        let end = shape.bytes() as usize;
-        (bytes.len() >= end).then(|| (parsed, bytes.slice(shape.header_bytes()..end)))
     }
 
     /// S8: a guest block that imitates a header fails the key.
@@ -181,8 +202,7 @@ impl Store {
             let at = search.at;
             let rest = self.scan().window_from(at);
             let cut_short = rest.as_ref().is_none_or(|rest| {
-                let header = rest.get(..BLOCK).and_then(|b| Batch::peek(b).ok());
-                header.is_some_and(|shape| rest.len() < shape.header_bytes())
+                Batch::header_bytes(rest).is_some_and(|header| rest.len() < header)
                     && (rest.len() as u64) < self.window_at_most(at)
             });
             if cut_short {
@@ -190,8 +210,11 @@ impl Store {
                 self.ask_ring(at, out);
                 return Ok(());
             }
-            if let Some(found) = rest.and_then(|rest| self.later_header(&rest)) {
-                return self.skip_gap(search, found, out);
+            if let Some(header) = rest.as_ref().and_then(header_in) {
+                self.refuse_unknown(header)?;
+                if let Some(found) = self.later_header(header) {
+                    return self.skip_gap(search, found, out);
+                }
             }
             search.at += BLOCK64;
         }
@@ -200,9 +223,8 @@ impl Store {
         Ok(())
     }
 
-    fn later_header(&mut self, bytes: &Bytes) -> Option<ParsedBatch> {
-        let shape = Batch::peek(bytes.get(..BLOCK)?).ok()?;
-        let parsed = self.decode(bytes.get(..shape.header_bytes())?)?;
+    fn later_header(&mut self, header: &[u8]) -> Option<ParsedBatch> {
+        let parsed = self.decode(header)?;
         (parsed.batch.number > self.scan().expected).then_some(parsed)
     }
 
@@ -475,4 +497,9 @@ impl Store {
         self.quarantined.retain(|q| q.extent != extent);
         self.extents.take_this(extent) || self.extents.is_taken(extent)
     }
+}
+
+/// The header blocks at the start of the bytes, if they say to be some and lie whole in them.
+fn header_in(bytes: &Bytes) -> Option<&[u8]> {
+    bytes.get(..Batch::header_bytes(bytes)?)
 }

@@ -10,11 +10,13 @@
 //! | [`relay`] | which way a message goes |
 //! | [`frame`] | what a message looks like between nodes |
 //! | [`voters`] | who should vote |
+//! | [`electorate`] | what the leader does about it, and about logs that are over |
 #![forbid(unsafe_code)]
 
 mod config;
 mod consensus;
 mod directory;
+pub mod electorate;
 pub mod frame;
 mod io;
 pub mod log;

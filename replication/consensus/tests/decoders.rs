@@ -7,7 +7,9 @@ mod raft_frame;
 mod raft_log;
 
 use lockstep_consensus::frame::{Body, Frame};
-use lockstep_consensus::log::{DiskOp, LogIdentity, create, genesis};
+use lockstep_consensus::log::{
+    DiskOp, LOG_BLOCK, LogIdentity, SegmentFile, SnapshotFile, create, genesis, recover,
+};
 use lockstep_types::{ClusterId, NodeId};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -30,6 +32,65 @@ fn fresh_log() -> Vec<Vec<u8>> {
             _ => None,
         })
         .collect()
+}
+
+/// The golden log's segment, of which the file lists what is not zero, and its snapshot.
+fn golden_log() -> [Vec<u8>; 2] {
+    let mut segment = vec![0; 6 * LOG_BLOCK];
+    let mut snapshot = Vec::new();
+    for line in include_str!("../src/log/golden.txt").lines() {
+        let (name, hex) = line.split_once(": ").expect("a name and bytes");
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal"))
+            .collect();
+        let at = match name {
+            "header" => 0,
+            "header crc" => LOG_BLOCK - 4,
+            "checkpoint" => LOG_BLOCK,
+            "entries" => 2 * LOG_BLOCK,
+            "truncate" => 3 * LOG_BLOCK,
+            "mark" => 4 * LOG_BLOCK,
+            "installed" => 5 * LOG_BLOCK,
+            "snapshot" => {
+                snapshot = bytes;
+                continue;
+            }
+            other => panic!("what is '{other}'?"),
+        };
+        segment[at..at + bytes.len()].copy_from_slice(&bytes);
+    }
+    [segment, snapshot]
+}
+
+/// Where something stands in the golden segment: most of it is zeroes.
+fn busy_byte() -> impl Strategy<Value = usize> {
+    (0usize..6, 0usize..160).prop_map(|(block, at)| block * LOG_BLOCK + at)
+}
+
+/// The check makes checksums right as a writer does, and so comes as far as the records.
+#[test]
+fn the_golden_log_is_one_and_has_the_checksums_that_the_check_makes() {
+    let [segment, snapshot] = golden_log();
+    assert!(raft_log::sealed(&segment) == segment);
+    assert!(raft_log::sealed_snapshot(&snapshot) == snapshot);
+    let mut changed = segment.clone();
+    // The vote of the last hard state.
+    changed[5 * LOG_BLOCK + 32 + 24 + 8 + 8] ^= 1;
+    for (segment, vote) in [(segment, 0), (raft_log::sealed(&changed), 1)] {
+        let segment = SegmentFile {
+            number: 1,
+            bytes: segment.into(),
+        };
+        let snapshot = SnapshotFile {
+            index: 9,
+            bytes: snapshot.clone().into(),
+        };
+        let (cluster, node) = (ClusterId::from_u128(12), NodeId::from_u128(13));
+        let log = recover(cluster, node, &[segment], &[snapshot]);
+        let log = log.expect("no fault").expect("a log");
+        assert_eq!(log.hard_state.vote, vote);
+    }
 }
 
 fn frame() -> Vec<u8> {
@@ -62,6 +123,19 @@ proptest! {
             raft_log::check(&damaged(file.clone(), &flips));
         }
         raft_log::check(&damaged(files.concat(), &flips));
+    }
+
+    #[test]
+    fn a_golden_log_that_was_changed_is_refused_or_another(
+        flips in prop::collection::vec((busy_byte(), any::<u8>()), 0..5),
+        in_snapshot in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
+    ) {
+        let [mut segment, snapshot] = golden_log();
+        for (at, value) in flips {
+            segment[at] = value;
+        }
+        raft_log::check(&segment);
+        raft_log::check(&damaged(snapshot, &in_snapshot));
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl LocalCluster {
             journal: None,
             overwrite: None,
         };
-        create(&directory, cluster, id, &new).map(drop)
+        create(&directory, cluster, id, &new, &mut |_, _| {}).map(drop)
     }
 
     /// A token from the founder, as soon as it can give one.

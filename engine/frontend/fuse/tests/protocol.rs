@@ -1,5 +1,8 @@
 //! The frozen bytes of every message, and what the session makes of good and bad ones.
 
+#[path = "../../../../fuzz/checks/fuse_session.rs"]
+mod fuse_session;
+
 use bytes::Bytes;
 use lockstep_frontend::{Done, IoError, Op, Payload, ReadPart};
 use lockstep_fuse::protocol::Negotiated;
@@ -433,5 +436,34 @@ proptest! {
         let mut kernel = Kernel::serving();
         kernel.say(message(&raw));
         prop_assert!(!kernel.out.is_empty());
+    }
+
+    #[test]
+    fn a_session_survives_what_looks_like_requests(
+        how: u8,
+        messages in proptest::collection::vec(
+            (prop_oneof![10 => 0u32..50, 1 => any::<u32>()], 0u64..4, 0u64..260, 0u64..20, any::<bool>()),
+            0..8,
+        ),
+    ) {
+        let mut raw = vec![how];
+        for (opcode, node, at, pages, lies) in messages {
+            let (offset, length) = (at * 4096, pages * 4096);
+            let mut arguments = numbers(&[0, offset, length, 0x10, 0]);
+            if opcode == 16 {
+                arguments.resize(40 + (length as usize).min(8000), 1);
+            }
+            let message = request(opcode, 8, node, &arguments);
+            let whole = [&message.head[..], &message.body].concat();
+            let whole = &whole[..message.length];
+            raw.extend([whole.len() as u8, (whole.len() >> 8) as u8 | u8::from(lies) << 7]);
+            raw.extend(whole);
+        }
+        fuse_session::check(&raw);
+    }
+
+    #[test]
+    fn a_session_survives_noise(noise in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fuse_session::check(&noise);
     }
 }

@@ -62,7 +62,7 @@ impl Pools for Shared {
                 journal: None,
                 overwrite: None,
             };
-            create(&directory, cluster, node, &new).map(|made| (made, request.name))
+            create(&directory, cluster, node, &new, &mut |_, _| {}).map(|made| (made, request.name))
         });
         let (made, name) = made
             .await

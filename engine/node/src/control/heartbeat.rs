@@ -231,6 +231,60 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frozen;
+
+    const FROZEN: &str = r#"{"raft_id":5,"boot":6,"generation":2,"rebuilt":7,"barred":[8],"pools":[{"device":"d","failed":"EIO"}],"primaries":[{"volume":"v","epoch":9,"open":true,"waiting":null,"resyncs":[{"replica":"r","done":1,"total":2,"bytes":3,"verified":false}]}],"replicas":[{"replica":"r","incarnation":10,"promised":11,"last_epoch":12,"last_sequence":13,"gap":1,"failed":false}],"without_log":null}"#;
+
+    /// Another node may be a release behind or ahead.
+    #[test]
+    fn golden_text_of_a_heartbeat() {
+        let heartbeat = Heartbeat {
+            raft_id: 5,
+            boot: 6,
+            generation: Some(2),
+            rebuilt: 7,
+            barred: vec![8],
+            pools: vec![PoolBeat {
+                device: "d".into(),
+                failed: Some("EIO".into()),
+            }],
+            primaries: vec![PrimaryBeat {
+                volume: "v".into(),
+                epoch: 9,
+                open: true,
+                waiting: None,
+                resyncs: vec![ResyncBeat {
+                    replica: "r".into(),
+                    done: 1,
+                    total: 2,
+                    bytes: 3,
+                    verified: false,
+                }],
+            }],
+            replicas: vec![ReplicaBeat {
+                replica: "r".into(),
+                incarnation: 10,
+                promised: 11,
+                last_epoch: 12,
+                last_sequence: 13,
+                gap: 1,
+                failed: false,
+            }],
+            without_log: None,
+        };
+        let now = serde_json::to_string(&heartbeat).expect("JSON");
+        frozen::assert_frozen("a heartbeat", &now, FROZEN);
+        let read: Heartbeat = frozen::read("a heartbeat", serde_json::from_str(FROZEN));
+        assert_eq!(read, heartbeat);
+        // The first nodes said no more, and later ones may say more.
+        for text in [
+            r#"{"raft_id":5,"boot":6}"#,
+            r#"{"raft_id":5,"boot":6,"new":1}"#,
+        ] {
+            let read: Heartbeat = frozen::read("a heartbeat", serde_json::from_str(text));
+            assert_eq!((read.raft_id, read.boot), (5, 6));
+        }
+    }
 
     #[test]
     fn a_node_without_its_log_is_told_of_and_does_not_answer() {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use lockstep_consensus::electorate::{self, Generation, Standing};
 use lockstep_consensus::log::{LogIdentity, genesis};
 use lockstep_consensus::{Config, Refusal, Role as RaftRole, Status};
 use lockstep_consensus_io::{
@@ -322,34 +323,34 @@ impl Control {
         if state.cluster.is_none() {
             return Vec::new();
         }
-        let outdated = heard.iter().filter(|(node, when)| {
-            let older = when.generation.is_some_and(|of| of < state.generation);
-            older && state.voters.bound.get(&when.raft_id) != Some(node)
-        });
-        outdated.map(|(_, when)| when.raft_id).collect()
+        let heard = heard.iter();
+        let heard = heard.map(|(node, when)| (*node, when.raft_id, when.generation));
+        electorate::left_behind(state.generation, &state.voters.bound, heard)
     }
 
     /// A node says which logs its generation has barred.
     fn note_barred(&self, from: NodeId, heartbeat: &Heartbeat) {
-        let (theirs, ours) = match (heartbeat.generation, self.generation()) {
-            (Some(theirs), Some(ours)) => (theirs, ours),
-            _ => return,
-        };
-        if theirs == ours && heartbeat.rebuilt != self.state().rebuilt_unix_ms {
-            tracing::error!(
-                peer = %from, generation = ours,
+        let made = |number, rebuilt| Generation { number, rebuilt };
+        let theirs = heartbeat
+            .generation
+            .map(|number| made(number, heartbeat.rebuilt));
+        let rebuilt = self.state().rebuilt_unix_ms;
+        let ours = self.generation().map(|number| made(number, rebuilt));
+        let barred = &heartbeat.barred;
+        match electorate::standing(self.raft_id(), ours, theirs, barred) {
+            Standing::Good => {}
+            Standing::RebuiltTwice => tracing::error!(
+                peer = %from, generation = heartbeat.generation,
                 "the control plane was rebuilt twice, here and there: rebuild it once more on the side that is to stay"
-            );
-        }
-        let newer = theirs > ours;
-        if newer
-            && heartbeat.barred.contains(&self.raft_id())
-            && !self.inner.barred.send_replace(true)
-        {
-            tracing::error!(
-                by = %from, generation = heartbeat.generation,
-                "the control plane was rebuilt by force: this node's log is barred and set aside"
-            );
+            ),
+            Standing::Barred => {
+                if !self.inner.barred.send_replace(true) {
+                    tracing::error!(
+                        by = %from, generation = heartbeat.generation,
+                        "the control plane was rebuilt by force: this node's log is barred and set aside"
+                    );
+                }
+            }
         }
     }
 

@@ -99,10 +99,16 @@ impl From<Agreed> for Negotiated {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frozen;
 
-    #[test]
-    fn a_record_is_read_back_and_a_strange_one_refused() {
-        let record = Record {
+    /// The keeper lives on while daemons come and go, newer and older ones.
+    const FROZEN: [&str; 2] = [
+        r#"{"volume":"00000000000000000000000000000001","attachment":"00000000000000000000000000000002","name":"pg","bytes":1073741824,"mount":"/somewhere","agreed":{"minor":41,"flags":7},"number":3}"#,
+        r#"{"volume":"00000000000000000000000000000001","attachment":"00000000000000000000000000000002","name":"pg","bytes":1073741824,"mount":"/somewhere","agreed":null,"number":null}"#,
+    ];
+
+    fn record() -> Record {
+        Record {
             volume: VolumeId::from_u128(1).to_string(),
             attachment: AttachmentId::from_u128(2).to_string(),
             name: "pg".into(),
@@ -116,7 +122,27 @@ mod tests {
                 .into(),
             ),
             number: Some(3),
+        }
+    }
+
+    #[test]
+    fn golden_text_of_a_device() {
+        let made = Record {
+            agreed: None,
+            number: None,
+            ..record()
         };
+        for (record, text) in [record(), made].iter().zip(FROZEN) {
+            let now = String::from_utf8(record.text()).expect("JSON");
+            frozen::assert_frozen("a device with the keeper", &now, text);
+            let read = frozen::read("a device with the keeper", Record::parse(text.as_bytes()));
+            assert_eq!(&read, record);
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_back_and_a_strange_one_refused() {
+        let record = record();
         let read = Record::parse(&record.text()).expect("reads");
         assert_eq!(read, record);
         let ids = read.ids().expect("ids");

@@ -140,6 +140,56 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frozen;
+
+    const REQUEST: &str = r#"{"token":1,"secret":"ab","node":"n","name":"b1","site":"b","zone":"","rack":"r","role":"witness","control_address":"h:1","data_addresses":["h:2"],"certificate_request":"PEM"}"#;
+    const REPLIES: [&str; 2] = [
+        r#"{"Joined":{"cluster":"c","ca_certificate":"CA","certificate":"PEM","cluster_secret":"cd","members":[{"node":"n","role":"data","address":"h:1"}]}}"#,
+        r#"{"Refused":{"why":"no","ask_another":true}}"#,
+    ];
+
+    /// Who joins may be a release behind or ahead of who lets it in.
+    #[test]
+    fn golden_texts_of_a_join() {
+        let what = "joining a cluster";
+        let request = JoinRequest {
+            token: 1,
+            secret: "ab".into(),
+            node: "n".into(),
+            name: "b1".into(),
+            site: "b".into(),
+            zone: String::new(),
+            rack: "r".into(),
+            role: Role::Witness,
+            control_address: "h:1".into(),
+            data_addresses: vec!["h:2".into()],
+            certificate_request: "PEM".into(),
+        };
+        let joined = JoinReply::Joined(Joined {
+            cluster: "c".into(),
+            ca_certificate: "CA".into(),
+            certificate: "PEM".into(),
+            cluster_secret: Some("cd".into()),
+            members: vec![Member {
+                node: "n".into(),
+                role: Role::Data,
+                address: "h:1".into(),
+            }],
+        });
+        let refused = JoinReply::Refused {
+            why: "no".into(),
+            ask_another: true,
+        };
+        let text = |json: serde_json::Result<String>| json.expect("JSON");
+        frozen::assert_frozen(what, &text(serde_json::to_string(&request)), REQUEST);
+        let again: JoinRequest = frozen::read(what, serde_json::from_str(REQUEST));
+        assert_eq!(text(serde_json::to_string(&again)), REQUEST);
+        for (reply, golden) in [joined, refused].iter().zip(REPLIES) {
+            frozen::assert_frozen(what, &text(serde_json::to_string(reply)), golden);
+            let again: JoinReply = frozen::read(what, serde_json::from_str(golden));
+            assert_eq!(text(serde_json::to_string(&again)), golden);
+        }
+    }
 
     #[test]
     fn hexadecimal() {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use lockstep_frontend::InFlight;
-use lockstep_logic::io::Input;
+use lockstep_logic::Node;
+use lockstep_logic::io::{Input, NodeEvent};
 use lockstep_ring::{Disk, DiskId, Event, MAX_BUFFER, Reactor};
-use lockstep_store::{DiskOp, DiskResult, DiskToken};
+use lockstep_store::{DiskOp, DiskResult, DiskToken, Store};
 use lockstep_types::DeviceId;
 
 /// EIO, for failures to which the kernel gave no number.
@@ -212,4 +213,14 @@ impl Disks {
         );
         None
     }
+}
+
+/// The event as people are told it: of a pool that could not be opened, its store knows why.
+pub fn in_words(node: &Node, mut event: NodeEvent) -> NodeEvent {
+    if let NodeEvent::PoolFailed { device, what, .. } = &mut event
+        && let Some(why) = node.store(*device).and_then(Store::refused)
+    {
+        why.clone_into(what);
+    }
+    event
 }

@@ -22,6 +22,9 @@ use rustls::{ClientConfig, ServerConfig};
 
 use crate::ending;
 
+#[cfg(test)]
+mod tests;
+
 /// The protocol's name in the TLS handshake.
 pub const ALPN_DATA: &[u8] = b"lockstep-data/1";
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::buffers::FromPool;
 use super::devices::Devices;
-use super::disks::Disks;
+use super::disks::{self, Disks};
 use super::exports::{Action, Exports};
 use super::links::Links;
 use super::remote::Remote;
@@ -404,6 +404,7 @@ impl DataPlane {
             }
             Output::Event(event) => {
                 // For people only: dropped rather than kept waiting.
+                let event = disks::in_words(&self.node, event);
                 let _ = self.reports.try_send(PlaneReport::Event(event));
             }
             Output::Stopped => self.stopped = true,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use lockstep_ring::disk::OpenOptionsDisk;
 use lockstep_ring::{Disk, DiskError};
-use lockstep_store::format::Superblock;
+use lockstep_store::format::{Superblock, newest};
 use lockstep_types::{BLOCK, ClusterId, DeviceId};
 use serde::{Deserialize, Serialize};
 
@@ -152,23 +152,18 @@ pub(super) fn disk_options() -> OpenOptionsDisk {
     }
 }
 
-/// Either copy of the superblock.
+/// Either copy of the superblock; neither if a newer Lockstep wrote one of them, which must not be mended
+/// from the other.
 pub(super) fn read_superblock(disk: &Disk) -> anyhow::Result<Superblock> {
-    let mut why = None;
-    for offset in [0, BLOCK as u64] {
-        let mut page = AlignedPage::new();
+    let read = |offset| {
+        let mut page = Aligned::new(BLOCK);
         disk.read_blocking(page.bytes(), offset)
             .with_context(|| format!("cannot read {}", disk.path().display()))?;
-        match Superblock::decode(page.bytes()) {
-            Ok(superblock) => return Ok(superblock),
-            Err(error) => why = Some(error),
-        }
-    }
-    let why = why.expect("two copies were tried");
-    Err(anyhow::anyhow!(
-        "{} is no pool: {why}",
-        disk.path().display()
-    ))
+        anyhow::Ok(Superblock::decode(page.bytes()))
+    };
+    let copies = [read(0)?, read(BLOCK as u64)?];
+    newest(copies, |_| 0)
+        .map_err(|why| anyhow::anyhow!("{} is no pool: {why}", disk.path().display()))
 }
 
 /// Writes a damaged copy of the superblock anew from the other one: with both gone nothing of the
@@ -178,7 +173,7 @@ fn mend_superblocks(disk: &Disk, good: &Superblock) -> anyhow::Result<()> {
         return Ok(());
     }
     for offset in [0, BLOCK as u64] {
-        let mut page = AlignedPage::new();
+        let mut page = Aligned::new(BLOCK);
         // A copy that cannot even be read is damaged too.
         let read = disk.read_blocking(page.bytes(), offset);
         if read.is_ok() && Superblock::decode(page.bytes()).as_ref() == Ok(good) {
@@ -203,20 +198,94 @@ pub(super) fn superblock_at(path: &Path) -> Option<Superblock> {
     read_superblock(&Disk::open(path, options).ok()?).ok()
 }
 
-/// A block at an address fit for direct I/O.
-struct AlignedPage {
+/// Zeroes at an address fit for direct I/O.
+pub(super) struct Aligned {
     memory: Vec<u8>,
     skip: usize,
+    length: usize,
 }
 
-impl AlignedPage {
-    fn new() -> Self {
-        let memory = vec![0; 2 * BLOCK];
+impl Aligned {
+    pub(super) fn new(length: usize) -> Self {
+        let memory = vec![0; length + BLOCK];
         let skip = memory.as_ptr().align_offset(BLOCK);
-        Self { memory, skip }
+        Self {
+            memory,
+            skip,
+            length,
+        }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.skip..self.skip + BLOCK]
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.skip..self.skip + self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frozen;
+
+    const FROZEN: &str = r#"path = "/dev/vdb"
+device = "00000000000000000000000000000003"
+"#;
+
+    #[test]
+    fn golden_text_of_an_entry() {
+        let entry: Entry = frozen::read("pools/NAME.toml", toml::from_str(FROZEN));
+        let expected = Entry {
+            path: "/dev/vdb".into(),
+            device: DeviceId::from_u128(3).to_string(),
+        };
+        assert_eq!(entry, expected);
+        let now = toml::to_string(&entry).expect("plain TOML");
+        frozen::assert_frozen("pools/NAME.toml", &now, FROZEN);
+    }
+
+    /// The other copy would be taken, and the newer one written over from it.
+    #[test]
+    fn a_pool_of_which_one_superblock_is_of_a_newer_version_is_refused() {
+        use crate::pool::create::{CreatePool, create};
+        use crate::units::Size;
+        use lockstep_types::NodeId;
+        use std::os::unix::fs::FileExt;
+
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = Directory::new(place.path().join("n"));
+        directory.create().expect("created");
+        let path = place.path().join("pool.img");
+        let new = CreatePool {
+            name: "p0",
+            path: &path,
+            size: Some(Size(64 << 20)),
+            journal: None,
+            overwrite: None,
+        };
+        let cluster = ClusterId::from_u128(1);
+        let node = NodeId::from_u128(2);
+        create(&directory, cluster, node, &new, &mut |_, _| {}).expect("made");
+        let (_, entry) = entries(&directory).expect("listed").remove(0);
+        for copy in [0, BLOCK as u64] {
+            let file = std::fs::File::options();
+            let file = file.clone().read(true).write(true).open(&path);
+            let file = file.expect("opened");
+            let mut good = [0; BLOCK];
+            file.read_exact_at(&mut good, copy).expect("read");
+            let mut newer = good;
+            newer[4..6].copy_from_slice(&2u16.to_le_bytes());
+            newer[12..16].fill(0);
+            let sum = crc32c::crc32c(&newer);
+            newer[12..16].copy_from_slice(&sum.to_le_bytes());
+            file.write_all_at(&newer, copy).expect("written");
+            file.sync_all().expect("flushed");
+            let refused = open("p0", &entry, cluster).expect_err("not mended");
+            assert!(format!("{refused:#}").contains("version 2"), "{refused:#}");
+            let mut still = [0; BLOCK];
+            file.read_exact_at(&mut still, copy).expect("read");
+            assert_eq!(still, newer, "nothing was changed");
+            file.write_all_at(&good, copy).expect("written");
+            file.sync_all().expect("flushed");
+        }
+        open("p0", &entry, cluster).expect("good again");
     }
 }

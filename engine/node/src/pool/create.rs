@@ -1,7 +1,7 @@
 //! Making a pool: a fully allocated file, or a block device that holds nothing else. Nothing that
 //! looks like data is overwritten unless the operator names it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use lockstep_ring::Disk;
 use lockstep_ring::disk::create_file;
 use lockstep_store::geometry::FormatOptions;
 use lockstep_store::{NewPool, pool_writes};
-use lockstep_types::{ClusterId, DeviceId, Incarnation, NodeId};
+use lockstep_types::{BLOCK, ClusterId, DeviceId, Incarnation, NodeId};
 
-use super::catalogue::{self, Entry, disk_options, superblock_at};
+use super::catalogue::{self, Aligned, Entry, disk_options, superblock_at};
 use super::signature;
 use crate::directory::Directory;
 use crate::units::Size;
@@ -56,6 +56,9 @@ pub struct Created {
     pub extents: u64,
 }
 
+/// Told while a pool is written: bytes so far, and in all.
+pub type Tell<'a> = &'a mut dyn FnMut(u64, u64);
+
 /// Makes a pool and adds it to the node's catalogue. A file that this call made is removed again
 /// when it fails.
 ///
@@ -66,6 +69,7 @@ pub fn create(
     cluster: ClusterId,
     node: NodeId,
     new: &CreatePool<'_>,
+    tell: Tell<'_>,
 ) -> anyhow::Result<Created> {
     label::check("pool", new.name)?;
     for (name, entry) in catalogue::entries(directory)? {
@@ -83,14 +87,15 @@ pub fn create(
         }
     }
     let made = make_room(new)?;
-    let result = format(directory, cluster, node, new);
+    let result =
+        claim(new, made).and_then(|disk| format(directory, cluster, node, new, &disk, tell));
     if result.is_err() && made {
         let _ = std::fs::remove_file(new.path);
     }
     result
 }
 
-/// The file, if there is none yet; whether this call made it. What is there already is looked at.
+/// The file, if there is none yet; whether this call made it.
 fn make_room(new: &CreatePool<'_>) -> anyhow::Result<bool> {
     let path = new.path;
     let metadata = match std::fs::metadata(path) {
@@ -113,8 +118,17 @@ fn make_room(new: &CreatePool<'_>) -> anyhow::Result<bool> {
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
         bail!("{} is neither a file nor a block device", path.display());
     }
-    refuse_content(path, new.overwrite)?;
     Ok(false)
+}
+
+/// R23: claimed before what is there is looked at, and until all is written, so that nobody else makes
+/// or opens a pool there meanwhile.
+fn claim(new: &CreatePool<'_>, made: bool) -> anyhow::Result<Disk> {
+    let disk = Disk::open(new.path, disk_options())?;
+    if !made {
+        refuse_content(new.path, new.overwrite)?;
+    }
+    Ok(disk)
 }
 
 /// Refuses a device with anything on it, unless the operator named it as what may be overwritten.
@@ -174,9 +188,9 @@ fn format(
     cluster: ClusterId,
     node: NodeId,
     new: &CreatePool<'_>,
+    disk: &Disk,
+    tell: Tell<'_>,
 ) -> anyhow::Result<Created> {
-    // R23: claimed before anything is written, so that no other daemon's pool is.
-    let disk = Disk::open(new.path, disk_options())?;
     let bytes = match new.size {
         Some(size) if size.0 > disk.size() => {
             bail!(
@@ -199,18 +213,14 @@ fn format(
         incarnation: Incarnation(mint::number()),
     };
     let (zeroes, pages) = pool_writes(&pool, &options)?;
-    drop(disk);
-    write(
-        new.path,
-        &zeroes
-            .iter()
-            .map(|area| (area.offset, area.length))
-            .collect::<Vec<_>>(),
-        &pages,
-    )
-    .with_context(|| format!("cannot write {}", new.path.display()))?;
+    let zeroes: Vec<_> = zeroes
+        .iter()
+        .map(|area| (area.offset, area.length))
+        .collect();
+    write(disk, &zeroes, &pages, tell)
+        .with_context(|| format!("cannot write {}", new.path.display()))?;
     let path = std::path::absolute(new.path)?;
-    let superblock = catalogue::read_superblock(&Disk::open(&path, disk_options())?)?;
+    let superblock = catalogue::read_superblock(disk)?;
     catalogue::add(
         directory,
         new.name,
@@ -228,31 +238,34 @@ fn format(
 }
 
 /// Zeroes, flushed; then the pages in order, each durable before the next: the superblocks come
-/// last, so that a pool half made is no pool.
-fn write(path: &Path, zeroes: &[(u64, u64)], pages: &[(u64, bytes::Bytes)]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut open = OpenOptions::new();
-    open.write(true);
-    if std::fs::metadata(path)?.file_type().is_block_device() {
-        open.custom_flags(libc::O_EXCL);
-    }
-    let file = open.open(path)?;
-    let chunk = vec![0; CHUNK];
+/// last, so that a pool half made is no pool. By the descriptor that holds the claim (R23).
+fn write(
+    disk: &Disk,
+    zeroes: &[(u64, u64)],
+    pages: &[(u64, bytes::Bytes)],
+    tell: Tell<'_>,
+) -> std::io::Result<()> {
+    let mut chunk = Aligned::new(CHUNK);
+    let chunk = chunk.bytes();
+    let total = zeroes.iter().map(|(_, length)| length).sum();
+    let mut done = 0;
     for (offset, length) in zeroes {
         let (mut at, end) = (*offset, offset + length);
         while at < end {
-            let now = (end - at).min(CHUNK as u64) as usize;
-            file.write_all_at(&chunk[..now], at)?;
-            at += now as u64;
+            let now = (end - at).min(CHUNK as u64);
+            disk.write_blocking(&chunk[..now as usize], at)?;
+            at += now;
+            done += now;
+            tell(done, total);
         }
     }
-    file.sync_all()?;
-    // Pages left in the cache would have to be thrown out, one by one and in a worker thread, by the
-    // first direct write over each of them: the first lap of the journal would be the slowest.
-    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    disk.flush_blocking()?;
     for (offset, page) in pages {
-        file.write_all_at(page, *offset)?;
-        file.sync_all()?;
+        let mut aligned = Aligned::new(page.len().next_multiple_of(BLOCK));
+        let aligned = &mut aligned.bytes()[..page.len()];
+        aligned.copy_from_slice(page);
+        disk.write_blocking(aligned, *offset)?;
+        disk.flush_blocking()?;
     }
     Ok(())
 }
@@ -309,6 +322,7 @@ mod tests {
             ClusterId::from_u128(1),
             NodeId::from_u128(2),
             new,
+            &mut |_, _| {},
         )
         .map_err(|e| format!("{e:#}"))
     }
@@ -345,6 +359,27 @@ mod tests {
             error.contains("is pool 'p0' of this node already"),
             "{error}"
         );
+    }
+
+    /// R23: from before the first byte to after the last.
+    #[test]
+    fn a_pool_is_claimed_while_it_is_made() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = Directory::new(place.path().join("n"));
+        directory.create().expect("created");
+        let path = place.path().join("pool.img");
+        let (cluster, node) = (ClusterId::from_u128(1), NodeId::from_u128(2));
+        let mut told = Vec::new();
+        let mut tell = |done, total| {
+            let claimed = Disk::open(&path, disk_options()).expect_err("it is being made");
+            assert!(claimed.to_string().contains("in use"), "{claimed}");
+            told.push((done, total));
+        };
+        create(&directory, cluster, node, &pool("p0", &path), &mut tell).expect("made");
+        let (done, total) = *told.last().expect("it takes several writes");
+        assert_eq!(done, total);
+        assert!(told.is_sorted() && told.len() > 1);
+        drop(Disk::open(&path, disk_options()).expect("free again"));
     }
 
     #[test]

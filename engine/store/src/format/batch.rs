@@ -21,6 +21,9 @@
 //! | 128 | 64 × records | [descriptors](super::descriptor) |
 //! | then | 4 × blocks | CRC32C of each block of each write, in order, also of direct ones |
 //! | then | | zero up to the end of the header |
+//!
+//! Magic, version, header blocks, number and MAC keep their place and meaning in every version to
+//! come: by them a Lockstep tells a batch of a newer one from bytes that are no batch.
 
 use super::descriptor::{Descriptor, RawDescriptor};
 use super::page::PoolKey;
@@ -69,6 +72,15 @@ pub struct ParsedBatch {
     pub hash: HeaderHash,
     /// How long it is.
     pub shape: BatchShape,
+}
+
+/// An authentic header that this Lockstep cannot read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct UnknownBatch {
+    /// The version it says.
+    pub version: u16,
+    /// Its number.
+    pub number: u64,
 }
 
 /// How many blocks a batch takes on disk.
@@ -288,6 +300,38 @@ impl Batch {
             return fail(Why::Field("total length"));
         }
         Ok(shape)
+    }
+
+    /// How long the header that may start here is, of whatever version. Not authenticated.
+    pub fn header_bytes(first_block: &[u8]) -> Option<usize> {
+        let (fixed, _) = RawFixed::ref_from_prefix(first_block).ok()?;
+        let blocks = usize::from(fixed.header_blocks);
+        (fixed.magic.get() == MAGIC && (1..=MAX_HEADER_BLOCKS).contains(&blocks))
+            .then_some(blocks * BLOCK)
+    }
+
+    /// What exactly these header blocks say if this pool's key made them and their version is not one
+    /// of this Lockstep: then they are no leftover and no imitation (S8), and may not be passed over.
+    pub fn unknown(header: &[u8], key: &PoolKey) -> Option<UnknownBatch> {
+        if Self::header_bytes(header)? != header.len() {
+            return None;
+        }
+        let (fixed, _) = RawFixed::ref_from_prefix(header).ok()?;
+        let unknown = fixed.version.get() != VERSION;
+        (unknown && mac(header, key).0 == fixed.mac).then_some(UnknownBatch {
+            version: fixed.version.get(),
+            number: fixed.number.get(),
+        })
+    }
+
+    /// Makes the MAC of header blocks right, whatever they say: for tests of what is authentic and
+    /// wrong all the same.
+    ///
+    /// # Panics
+    /// If they are shorter than a header's fixed part.
+    pub fn seal(header: &mut [u8], key: &PoolKey) {
+        let hash = mac(header, key);
+        header[MAC_AT..MAC_AT + 16].copy_from_slice(&hash.0);
     }
 
     /// Reads exactly the header's blocks.

@@ -93,6 +93,13 @@ pub enum Why {
     Field(&'static str),
 }
 
+impl Why {
+    /// Sound, and written by a newer Lockstep than this one.
+    pub(crate) const fn is_of_a_newer_one(self) -> bool {
+        matches!(self, Self::Version(_) | Self::Incompatible(_))
+    }
+}
+
 /// Bytes that are not the structure asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[error("the {structure} is refused: {why}")]

@@ -23,8 +23,8 @@ mod superblock;
 
 pub use anchor::Anchor;
 pub use batch::{
-    Batch, BatchBuilder, BatchShape, HeaderHash, MAX_HEADER_BLOCKS, ParsedBatch, header_blocks_for,
-    max_records_for,
+    Batch, BatchBuilder, BatchShape, HeaderHash, MAX_HEADER_BLOCKS, ParsedBatch, UnknownBatch,
+    header_blocks_for, max_records_for,
 };
 pub use checksum_page::ChecksumPage;
 pub use delta::{DELTAS_PER_PAGE, Delta, DeltaPage};

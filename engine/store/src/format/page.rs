@@ -199,9 +199,11 @@ fn page_checksum(page: &PageBytes) -> u32 {
 }
 
 /// Of two slots, the good one of the higher generation; the reason of the first if neither is good.
+/// One that a newer Lockstep wrote is the newer of the two: the older one would take back what was
+/// promised since (R3), so it is refused with it.
 ///
 /// # Errors
-/// If both slots are bad.
+/// If both slots are bad, or one is sound and not for this version.
 pub fn newest<T>(
     slots: [Result<T, FormatError>; 2],
     generation: impl Fn(&T) -> u64,
@@ -212,6 +214,7 @@ pub fn newest<T>(
         } else {
             a
         }),
+        [_, Err(other)] | [Err(other), _] if other.why.is_of_a_newer_one() => Err(other),
         [Ok(good), Err(_)] | [Err(_), Ok(good)] => Ok(good),
         [Err(why), Err(_)] => Err(why),
     }

@@ -4,6 +4,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use raft_proto::prelude::*;
 
+const WHAT_TO_DO: &str = "raft's messages and log entries have other bytes than voters in the field read and have on \
+                          disk: leave every field its number and type, and give what is new a new number. Nothing \
+                          else will do";
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -55,9 +59,10 @@ fn a_message_with_every_field() {
     assert_eq!(
         hex(&bytes),
         "0812100118022003280430053a0e080210021803220164280132016340084a1a0a017312150a0f0a020102\
-         1201031a01042201052801100618075001580b620178680d700e780f800110"
+         1201031a01042201052801100618075001580b620178680d700e780f800110",
+        "{WHAT_TO_DO}"
     );
-    assert_eq!(Message::decode(&bytes[..]), Ok(message));
+    assert_eq!(Message::decode(&bytes[..]), Ok(message), "{WHAT_TO_DO}");
 }
 
 #[test]
@@ -70,14 +75,22 @@ fn a_change_and_a_hard_state() {
         }],
         context: Bytes::from_static(b"z"),
     };
-    assert_eq!(hex(&change.encode_to_vec()), "08021204080210091a017a");
+    assert_eq!(
+        hex(&change.encode_to_vec()),
+        "08021204080210091a017a",
+        "{WHAT_TO_DO}"
+    );
     let old = ConfChange {
         change_type: ConfChangeType::RemoveNode as i32,
         node_id: 2,
         context: Bytes::from_static(b"z"),
         id: 1,
     };
-    assert_eq!(hex(&old.encode_to_vec()), "08011001180222017a");
+    assert_eq!(
+        hex(&old.encode_to_vec()),
+        "08011001180222017a",
+        "{WHAT_TO_DO}"
+    );
     assert_eq!(
         hex(&HardState {
             term: 1,
@@ -85,6 +98,7 @@ fn a_change_and_a_hard_state() {
             commit: 3
         }
         .encode_to_vec()),
-        "080110021803"
+        "080110021803",
+        "{WHAT_TO_DO}"
     );
 }

@@ -59,6 +59,8 @@ struct Pending {
     length: u32,
     /// Chunks of a read: offset in the request, and what is there.
     parts: Vec<(u64, ReadPart)>,
+    /// Bytes that they have; never more than were asked for.
+    given: u64,
     runs: Option<Runs>,
     error: Option<IoError>,
 }
@@ -138,6 +140,7 @@ impl Connection {
             offset,
             length,
             parts: Vec::new(),
+            given: 0,
             runs: None,
             error: None,
         };
@@ -320,12 +323,10 @@ impl Pending {
         match kind {
             chunk::NONE if data.is_empty() => {}
             chunk::OFFSET_DATA if self.op == Op::Read && data.len() > 8 => {
-                self.parts
-                    .push((u64_at(&data, 0), ReadPart::Data(data.slice(8..))));
+                self.on_part(u64_at(&data, 0), ReadPart::Data(data.slice(8..)))?;
             }
             chunk::OFFSET_HOLE if self.op == Op::Read && data.len() == 12 => {
-                self.parts
-                    .push((u64_at(&data, 0), ReadPart::Zeroes(u32_at(&data, 8))));
+                self.on_part(u64_at(&data, 0), ReadPart::Zeroes(u32_at(&data, 8)))?;
             }
             chunk::BLOCK_STATUS
                 if self.op == Op::BlockStatus && data.len() > 4 && data.len() % 8 == 4 =>
@@ -347,6 +348,17 @@ impl Pending {
                 ));
             }
         }
+        Ok(())
+    }
+
+    /// A server that goes on giving must not fill the memory.
+    fn on_part(&mut self, offset: u64, part: ReadPart) -> Result<(), ClientError> {
+        let bytes = part.len() as u64;
+        self.given += bytes;
+        if bytes == 0 || self.given > u64::from(self.length) {
+            return broken(format!("more than the {} bytes of a read", self.length));
+        }
+        self.parts.push((offset, part));
         Ok(())
     }
 
