@@ -243,6 +243,9 @@ impl World {
         if let Err(why) = self.check_survivors(applied) {
             self.fail("R21", why);
         }
+        if let Err(why) = self.check_cordons(applied) {
+            self.fail("cordon", why);
+        }
         for change in &applied.changes {
             if let Change::Volume(volume) = change
                 && let Err(why) = v02_durable::on_the_certified(self, volume)

@@ -18,6 +18,8 @@ pub struct Clients {
     /// Requests answered well.
     pub answered: u64,
     pub(crate) volumes: BTreeMap<VolumeId, VolumeClient>,
+    /// Volumes so far: the number in a block tells those that are gone from those that are there.
+    numbered: u64,
     sent: u64,
     limit: u64,
     rng: Rng,
@@ -67,6 +69,7 @@ impl Clients {
         Self {
             answered: 0,
             volumes: BTreeMap::new(),
+            numbered: 0,
             sent: 0,
             limit: plan.operations,
             rng,
@@ -77,7 +80,8 @@ impl Clients {
 
     /// A volume exists.
     pub(super) fn add_volume(&mut self, volume: VolumeId) {
-        let number = self.volumes.len() as u64 + 1;
+        self.numbered += 1;
+        let number = self.numbered;
         let drawn = Habits::draw(&mut self.rng);
         let habits = self.habits.clone().unwrap_or(drawn);
         self.volumes.insert(
@@ -89,6 +93,12 @@ impl Clients {
                 attached: None,
             },
         );
+    }
+
+    /// A volume is deleted: nothing is asked of it any more, and nothing expected.
+    pub(super) fn end_volume(&mut self, volume: VolumeId) {
+        self.volumes.remove(&volume);
+        self.tags.retain(|_, whose| *whose != volume);
     }
 
     /// Clients may ask for so much more, and no more than that.

@@ -230,6 +230,7 @@ impl World {
         self.committed.state.apply(index, proposal);
         self.committed.applied = index;
         self.check_committed(proposal, applied);
+        self.mind_deletions(&applied.changes);
         self.mind_certification(&applied.changes);
     }
 

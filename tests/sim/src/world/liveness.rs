@@ -51,6 +51,10 @@ impl World {
                 .broken_unless_failed("V11", &format!("requests are still unanswered: {why}"));
         }
         self.coverage.hit("liveness: everything served");
+        if !self.run_while(deadline, Self::unfreed) {
+            let why = self.why_unfreed().unwrap_or_default();
+            return self.broken_unless_failed("R18", &format!("not freed: {why}"));
+        }
         let volumes: Vec<VolumeId> = self.clients.volumes.keys().copied().collect();
         if volumes
             .iter()
@@ -157,10 +161,10 @@ impl World {
     }
 
     /// All volumes have been made.
-    fn every_volume_stands(&self) -> bool {
+    pub(super) fn every_volume_stands(&self) -> bool {
         let volumes = &self.committed.state.volumes;
-        volumes.len() >= self.clients.volumes.len()
-            && volumes.values().all(|volume| volume.is_ready())
+        let stands = |id| volumes.get(id).is_some_and(|record| record.is_ready());
+        !self.something_leaves() && self.clients.volumes.keys().all(stands)
     }
 
     /// Reads all there is, so that every write is looked at once more.

@@ -66,7 +66,8 @@ impl World {
             return true;
         }
         // `strict` keeps a lost copy's place until an operator gives the site another: not here.
-        let strict = self.plan.volumes.iter().any(|volume| volume.strict);
+        let strict =
+            self.operator.estate.strict || self.plan.volumes.iter().any(|volume| volume.strict);
         self.copies_lost == 0
             && !strict
             && self.every_volume_has_two_copies()
@@ -75,7 +76,7 @@ impl World {
 
     /// Rot sets in once every volume has a copy that it cannot reach.
     pub(super) fn may_rot(&self) -> bool {
-        let stand = self.committed.state.volumes.len() >= self.clients.volumes.len();
+        let stand = self.every_volume_stands();
         self.every_volume_has_two_copies() || self.plan.over_budget && stand
     }
 

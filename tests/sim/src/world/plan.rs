@@ -257,7 +257,8 @@ fn draw_odd(dice: &mut Rng, less: &Less, data_nodes: [usize; 2]) -> (u32, usize)
 }
 
 impl VolumePlan {
-    fn draw(rng: &mut Rng, data_nodes: [usize; 2]) -> Self {
+    /// One that this world has nodes for.
+    pub fn draw(rng: &mut Rng, data_nodes: [usize; 2]) -> Self {
         let all = data_nodes[0] + data_nodes[1];
         let mut possible = vec!["*=1", "2", "a=1,b=1"];
         if data_nodes[0] >= 2 {
