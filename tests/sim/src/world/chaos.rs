@@ -136,6 +136,10 @@ impl World {
                 let node = self.any_node();
                 self.kill_for_a_while(node, false, false);
             }
+            FaultKind::Power if self.plan.liar.is_some() => {
+                let liar = self.plan.liar.expect("looked at");
+                self.kill_for_a_while(liar, true, false);
+            }
             FaultKind::Power => {
                 if self.dice.per_cent(30) {
                     let site = self.dice.below(3) as usize;
@@ -380,7 +384,7 @@ impl World {
         self.dice.below(self.nodes.len() as u64) as usize
     }
 
-    fn any_data_node(&mut self) -> NodeIndex {
+    pub(super) fn any_data_node(&mut self) -> NodeIndex {
         let data = self.plan.data_nodes[0] + self.plan.data_nodes[1];
         self.dice.below(data as u64) as usize
     }

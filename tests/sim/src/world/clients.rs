@@ -34,6 +34,10 @@ pub(crate) struct VolumeClient {
     pub history: VolumeHistory,
     pub habits: Habits,
     pub attached: Option<Attached>,
+    /// Its only copy may have lost what was acknowledged: whatever it holds now, nobody knows better.
+    pub unknown: bool,
+    /// When a write of it was last acknowledged.
+    pub written: Nanos,
 }
 
 /// A device that exists.
@@ -91,6 +95,8 @@ impl Clients {
                 history: VolumeHistory::default(),
                 habits,
                 attached: None,
+                unknown: false,
+                written: 0,
             },
         );
     }
@@ -99,6 +105,13 @@ impl Clients {
     pub(super) fn end_volume(&mut self, volume: VolumeId) {
         self.volumes.remove(&volume);
         self.tags.retain(|_, whose| *whose != volume);
+    }
+
+    /// From now on nothing is known of what the volume holds.
+    pub(super) fn believe_nothing_of(&mut self, volume: VolumeId) {
+        if let Some(client) = self.volumes.get_mut(&volume) {
+            client.unknown = true;
+        }
     }
 
     /// Clients may ask for so much more, and no more than that.
@@ -351,7 +364,9 @@ impl World {
         match result {
             Ok(response) => {
                 self.clients.answered += 1;
+                let unknown = client.unknown;
                 let verdict = client.history.ends(&request, step, number, &response);
+                let verdict = if unknown { Ok(()) } else { verdict };
                 self.say_node(node, format_args!("client #{tag} answered"));
                 self.coverage.hit(match request.kind {
                     Kind::Read => "client: read",
@@ -364,6 +379,9 @@ impl World {
                         "V5",
                         format!("volume {volume:?}, {}: {why}", self.name(node)),
                     );
+                }
+                if request.kind != Kind::Read {
+                    self.clients.client(volume).written = now;
                 }
                 if request.kind != Kind::Read && self.is_scripted() {
                     self.acks.push(now);

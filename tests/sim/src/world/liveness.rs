@@ -63,8 +63,10 @@ impl World {
             self.coverage
                 .hit("liveness: a volume waits for lost copies");
         }
+        self.rot_cold_blocks();
         self.read_everything();
-        if !self.run_while(deadline + 30 * SECOND, Self::unanswered) {
+        let read_by = self.now().max(deadline) + 30 * SECOND;
+        if !self.run_while(read_by, Self::unanswered) {
             let why = self.why_unserved();
             return self
                 .broken_unless_failed("V11", &format!("the last reads are unanswered: {why}"));

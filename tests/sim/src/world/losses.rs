@@ -48,6 +48,25 @@ impl World {
         }
     }
 
+    /// A node loses power whose devices lie: a volume that no honest copy was certified of may have lost
+    /// what was acknowledged, and nobody can tell (R21).
+    pub(super) fn mind_lies(&mut self, node: NodeIndex) {
+        if self.plan.liar != Some(node) {
+            return;
+        }
+        let whose = self.nodes[node].id;
+        let volumes = self.committed.state.volumes.values();
+        let alone = volumes.filter(|volume| {
+            let mut members = volume.membership.in_sync.keys();
+            members.all(|id| volume.replicas[id].node == whose)
+        });
+        let alone: Vec<VolumeId> = alone.map(|volume| volume.id).collect();
+        for volume in alone {
+            self.coverage.hit("over budget: a liar stood alone");
+            self.clients.believe_nothing_of(volume);
+        }
+    }
+
     /// A node says that its device failed.
     pub(super) fn note_loss_known(&mut self, node: NodeIndex) {
         let now = self.now();
@@ -82,7 +101,7 @@ impl World {
 
     /// Whether every volume with a certified copy on the node has another on a node that runs, hears
     /// this one, and has a device that works.
-    fn others_hold(&self, node: NodeIndex) -> bool {
+    pub(super) fn others_hold(&self, node: NodeIndex) -> bool {
         let whose = self.nodes[node].id;
         let now = self.now();
         let healthy = |other: NodeIndex| {

@@ -13,6 +13,7 @@ mod odd;
 mod operator;
 pub mod plan;
 mod proposals;
+mod scrub;
 mod step;
 mod voters;
 
@@ -140,6 +141,8 @@ pub struct World {
     held_requests: BTreeMap<u64, VolumeId>,
     /// A device that a script remembers, with its publication.
     pub(crate) remembered: Option<lockstep_types::AttachmentId>,
+    /// What is repaired now, scrub has found.
+    scrub_is_due: bool,
     /// Whose raft log hardly moves (a script).
     pub(crate) slow_log: Option<NodeIndex>,
     /// What is left to do at this moment.
@@ -265,6 +268,7 @@ impl World {
             spoils: None,
             held_requests: BTreeMap::new(),
             remembered: None,
+            scrub_is_due: false,
             slow_log: None,
             work: VecDeque::new(),
             dice,

@@ -84,6 +84,8 @@ pub struct Process {
     /// Timers in a row that were due at once again, and when the last one was.
     pub spins: u32,
     pub last_timer: Nanos,
+    /// When it began, in the world's time.
+    pub started: Nanos,
     /// The last committed entry whose changes it knows, and whether it knows all before.
     pub learned: Option<u64>,
 }
@@ -119,6 +121,9 @@ impl SimNode {
                 profile.corruptible = 0..plan.pool_bytes_of(index);
             }
             let device = DeviceId::from_u128(0xd00 + index as u128);
+            if plan.liar == Some(index) {
+                profile.lying = Some(rng.between(4, 400));
+            }
             if plan.odd(FaultKind::SealInFlush) && site == plan.small % 2 {
                 profile.latency *= 20;
             }
@@ -247,6 +252,7 @@ impl World {
             timer: None,
             spins: 0,
             last_timer: 0,
+            started: now,
             learned: None,
         });
         self.net.start(now, node, boot);
@@ -284,6 +290,7 @@ impl World {
         let now = self.now();
         self.coverage.hit("fault: power loss");
         self.say_node(node, format_args!("loses power"));
+        self.mind_lies(node);
         let process = self.nodes[node].process.take();
         if process.is_some() {
             self.net.stop(now, node, false);

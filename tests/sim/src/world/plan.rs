@@ -98,6 +98,10 @@ pub struct Plan {
     pub odd: u32,
     /// The one pool that is small.
     pub small: usize,
+    /// A scrub goes round a device in this time; none: in a week, and so not at all.
+    pub scrub_pass: Option<Nanos>,
+    /// The node whose devices lie about flushes: over budget only.
+    pub liar: Option<usize>,
     /// More is lost than the cluster is built to survive: an error or a volume that waits, never wrong
     /// data.
     pub over_budget: bool,
@@ -160,6 +164,8 @@ impl Plan {
             every[FaultKind::Corruption as usize] = None;
         }
         let full = every[FaultKind::Full as usize].is_some();
+        let mut scrub = rng.split("scrub");
+        let scrub_pass = scrub.per_cent(50).then(|| scrub.between(4, 40) * SECOND);
         let (odd, small) = draw_odd(&mut rng.split("odd"), less, data_nodes);
         Self {
             data_nodes,
@@ -178,6 +184,8 @@ impl Plan {
             habits: None,
             odd,
             small,
+            scrub_pass,
+            liar: None,
             over_budget: false,
         }
         .watching_the_slow()
