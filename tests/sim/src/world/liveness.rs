@@ -121,6 +121,10 @@ impl World {
                 disk.disk.profile.corrupt([0; 4]);
             }
             self.resume(node);
+            let process = self.nodes[node].process.as_ref();
+            if process.is_some_and(|process| process.log_failed) {
+                self.kill(node); // somebody mends its disk
+            }
             self.restart(node, false);
         }
         self.plan.operations = u64::MAX;

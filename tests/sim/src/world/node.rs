@@ -86,6 +86,8 @@ pub struct Process {
     pub last_timer: Nanos,
     /// When it began, in the world's time.
     pub started: Nanos,
+    /// Its raft log failed: it goes on without (decision 0009).
+    pub log_failed: bool,
     /// The last committed entry whose changes it knows, and whether it knows all before.
     pub learned: Option<u64>,
 }
@@ -253,6 +255,7 @@ impl World {
             spins: 0,
             last_timer: 0,
             started: now,
+            log_failed: false,
             learned: None,
         });
         self.net.start(now, node, boot);
@@ -341,6 +344,10 @@ impl World {
             if self.dice.per_cent(30) {
                 self.lose_log(node);
             }
+        }
+        let loses = self.plan.odd(FaultKind::LogLost) && self.faults_last();
+        if loses && self.nodes[node].boots > 0 && self.dice.per_cent(15) {
+            self.lose_log(node);
         }
         // R23: a device is claimed once everything of its predecessor has landed.
         let claims = self.mutation != Some(Mutation::Shell(ShellMutation::R23NoClaim));

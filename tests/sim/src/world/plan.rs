@@ -46,6 +46,10 @@ pub enum FaultKind {
     FullOnOne = 16,
     /// One device is slow for so long that the soft rule sends its copy away.
     SlowForLong = 17,
+    /// Voters lose their raft logs with the power, one at a time, the witness too.
+    LogLost = 18,
+    /// An operation on a raft log fails: no room, or an error of the disk.
+    LogFails = 19,
 }
 
 /// Those that strike now and then.
@@ -61,7 +65,7 @@ pub const STRIKING: [FaultKind; 8] = [
 ];
 
 /// How many kinds there are.
-pub const FAULT_KINDS: u32 = 18;
+pub const FAULT_KINDS: u32 = 20;
 
 /// A world.
 #[derive(Clone, Debug)]
@@ -127,7 +131,11 @@ impl Plan {
         } else {
             [shape.between(1, 3) as usize, shape.between(1, 3) as usize]
         };
-        let between = shape.between(100_000, millis(20)) >> shape.below(4);
+        // Mostly a metropolitan distance; as far as it gets in an eighth of the seeds.
+        let between = match shape.below(8) {
+            0 => shape.between(200_000, millis(100)),
+            _ => shape.between(200_000, millis(20)) >> shape.below(4),
+        };
         let delays = [
             shape.between(20_000, 400_000),
             between,
@@ -257,9 +265,10 @@ fn draw_odd(dice: &mut Rng, less: &Less, data_nodes: [usize; 2]) -> (u32, usize)
         }
     }
     let small = dice.below((data_nodes[0] + data_nodes[1]) as u64) as usize;
-    let kind = FaultKind::SlowForLong as u32;
-    if dice.per_cent(10) && less.faults_off >> kind & 1 == 0 {
-        odd |= 1 << kind;
+    for kind in FaultKind::SlowForLong as u32..FAULT_KINDS {
+        if dice.per_cent(10) && less.faults_off >> kind & 1 == 0 {
+            odd |= 1 << kind;
+        }
     }
     (odd, small)
 }
