@@ -31,6 +31,7 @@ pub(crate) use v06_identical::unreadable_blocks;
 
 use crate::net::NodeIndex;
 use crate::world::World;
+use crate::world::plan::FaultKind;
 use lockstep_control::{Applied, Change, Proposal};
 use lockstep_types::{AttachmentId, Epoch, VolumeId};
 use lockstep_wire::Message;
@@ -129,6 +130,7 @@ impl Checks {
     pub fn process_gone(&mut self, node: NodeIndex) {
         self.epochs.process_gone(node);
         self.promises.process_gone(node);
+        self.durable.process_gone(node);
         self.attached_in.retain(|(whose, _), _| *whose != node);
     }
 
@@ -216,13 +218,18 @@ impl World {
         let Some(seen) = self.nodes[node].data().map(|data| data.inspect(local)) else {
             return;
         };
-        self.checks.durable.note(&seen);
+        let liar = self.plan.liar == Some(node);
+        let rots = self.plan.every(FaultKind::Corruption).is_some();
+        let sound = !(liar || self.plan.over_budget || rots && node == self.plan.victim);
+        let state = &self.committed.state;
+        let durable = self.checks.durable.note(node, &seen, state, sound);
         let verdicts = [
+            ("V2", durable),
             ("V1", v01_required::subset(&self.committed.state, &seen)),
             // What a liar promised is lost with the rest.
             (
                 "V7",
-                match self.plan.liar == Some(node) {
+                match liar {
                     true => Ok(()),
                     false => self.checks.promises.never_back(node, &seen),
                 },
