@@ -93,6 +93,8 @@ pub const EXPECTED: &[&str] = &[
 #[derive(Debug)]
 pub struct Summary {
     started: Instant,
+    /// CPU seconds that this process had used by then.
+    used: f64,
     seeds: u64,
     failed: u64,
     events: u64,
@@ -106,6 +108,7 @@ impl Summary {
     pub fn start() -> Self {
         Self {
             started: Instant::now(),
+            used: cpu_seconds().unwrap_or(0.0),
             seeds: 0,
             failed: 0,
             events: 0,
@@ -158,7 +161,7 @@ impl Summary {
             let _ = writeln!(text, "  {hole:<48}         HOLE: never reached");
         }
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
-        let cpu = cpu_seconds().unwrap_or(seconds);
+        let cpu = cpu_seconds().map_or(seconds, |now| now - self.used);
         let _ = write!(
             text,
             "{} seeds, {} failed, {:.1} simulated hours, {} events, {} client operations ({:.0} a CPU second), {seconds:.0} s",

@@ -3,6 +3,7 @@
 
 use sim::run::{Config, Less, Words, run_many};
 use sim::scenarios::{self, Scenario};
+use sim::shrink::shrink;
 use sim::summary::Summary;
 
 /// Seeds of the default mix.
@@ -15,13 +16,18 @@ fn all_hold(configs: impl Iterator<Item = Config> + Send) {
     run_many(configs, 2, |config, outcome| {
         summary.add(&config, &outcome);
         if let Some(failure) = outcome.failure {
+            // The first one is made smaller; the others can be, by the command.
+            let smaller = match broken.is_empty() {
+                true => shrink(config, &failure),
+                false => config,
+            };
             broken.push(format!(
                 "seed {} of {}: {}: {}\n  {}",
                 config.seed,
                 config.scenario.name,
                 failure.what,
                 failure.why,
-                config.command()
+                smaller.command()
             ));
         }
         true

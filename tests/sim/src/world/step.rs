@@ -153,6 +153,7 @@ impl World {
         let now = self.now();
         match output {
             Output::Disk { device, op } => {
+                self.mix(&op);
                 if self.trace.wants_words() {
                     self.say_node(node, format_args!("  disk {}", crate::disk::describe(&op)));
                 }
@@ -173,6 +174,7 @@ impl World {
                 self.queue.at(submitted.done_at, event);
             }
             Output::Send { to, mut message } => {
+                self.mix(&message);
                 self.tell_what_was_promised(&message);
                 if self.trace.wants_words()
                     && !matches!(message, Message::Beacon(_) | Message::BeaconReply(_))
