@@ -220,7 +220,9 @@ impl World {
         };
         let liar = self.plan.liar == Some(node);
         let rots = self.plan.every(FaultKind::Corruption).is_some();
-        let sound = !(liar || self.plan.over_budget || rots && node == self.plan.victim);
+        // A script lays hands on devices itself.
+        let harmed = liar || self.plan.over_budget || rots && node == self.plan.victim;
+        let sound = !harmed && !self.is_scripted();
         let state = &self.committed.state;
         let durable = self.checks.durable.note(node, &seen, state, sound);
         let verdicts = [
@@ -235,6 +237,7 @@ impl World {
                 },
             ),
             ("V10", v10_bounds::inside(&seen)),
+            ("V10", v10_bounds::devices(&self.nodes[node].disks)),
         ];
         for (what, verdict) in verdicts {
             if let Err(why) = verdict {
