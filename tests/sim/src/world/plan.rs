@@ -131,16 +131,7 @@ impl Plan {
         } else {
             [shape.between(1, 3) as usize, shape.between(1, 3) as usize]
         };
-        // Mostly a metropolitan distance; as far as it gets in an eighth of the seeds.
-        let between = match shape.below(8) {
-            0 => shape.between(200_000, millis(100)),
-            _ => shape.between(200_000, millis(20)) >> shape.below(4),
-        };
-        let delays = [
-            shape.between(20_000, 400_000),
-            between,
-            shape.between(millis(1), millis(100)),
-        ];
+        let delays = draw_delays(&mut shape);
         let mut faults = rng.split("faults");
         let duration = faults.between(20, 120) * SECOND;
         let mut net = NetFaults::draw(&mut rng.split("net"));
@@ -233,6 +224,20 @@ impl Plan {
     pub fn every(&self, kind: FaultKind) -> Option<Nanos> {
         self.every[kind as usize]
     }
+}
+
+/// Mean one-way delays inside a site, between a and b (mostly a metropolitan distance; as far as it gets in an
+/// eighth of the seeds), and to the witness.
+fn draw_delays(shape: &mut Rng) -> [Nanos; 3] {
+    let between = match shape.below(8) {
+        0 => shape.between(200_000, millis(100)),
+        _ => shape.between(200_000, millis(20)) >> shape.below(4),
+    };
+    [
+        shape.between(20_000, 400_000),
+        between,
+        shape.between(millis(1), millis(100)),
+    ]
 }
 
 /// Mean time between two faults of each kind.
