@@ -346,13 +346,12 @@ impl Store {
                 self.round_read(Piece { at, entry, range }, job.payload(), bad, out)
             }
             Purpose::Scrub => {
-                if let Some(range) = bad
+                if bad.is_some()
                     && let Some(slot) = self.slots.get(&job.slot).filter(|s| !s.deleting)
                 {
-                    out.push(Output::Event(Event::Corrupt {
-                        replica: slot.meta.replica,
-                        range,
-                    }));
+                    let replica = slot.meta.replica;
+                    let found = job.bad_runs().into_iter();
+                    out.extend(found.map(|range| Output::Event(Event::Corrupt { replica, range })));
                 }
             }
         }
@@ -508,6 +507,28 @@ impl Job {
             }
         }
         self.failed.then_some(self.range)
+    }
+
+    /// Every such run: a scrub that told of the first one alone would come to the next a pass later.
+    fn bad_runs(&self) -> Vec<BlockRange> {
+        let mut runs = Vec::new();
+        let elsewhere = [Source::Hole, Source::Memory];
+        for part in self.parts.iter().filter(|p| !elsewhere.contains(&p.from)) {
+            let (Some(data), Some(expected)) = (&part.data, &part.expected) else {
+                runs.push(part.range);
+                continue;
+            };
+            let mut from = 0;
+            while let Some((at, run)) = first_mismatch(&data[from * BLOCK..], &expected[from..]) {
+                let start = part.range.start + (from + at) as u64;
+                runs.push(BlockRange::new(start, run as u32));
+                from += at + run;
+            }
+        }
+        if runs.is_empty() {
+            runs.push(self.range);
+        }
+        runs
     }
 
     fn into_data(self) -> ReadData {

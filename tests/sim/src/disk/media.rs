@@ -184,6 +184,19 @@ impl Media {
         report
     }
 
+    /// The power goes on a device whose cache writes back in order: what was answered up to some write
+    /// stands, and nothing after it. Gives how many answered pages are gone.
+    pub fn power_cut_in_order(&mut self, rng: &mut Rng) -> u64 {
+        let versions = self.cached.values().flatten();
+        let oldest = versions.filter_map(|version| version.answered).min();
+        if let Some(oldest) = oldest {
+            self.flush(rng.between(oldest - 1, self.answered));
+        }
+        let lost = std::mem::take(&mut self.cached);
+        let lost = lost.values().flatten();
+        lost.filter(|version| version.answered.is_some()).count() as u64
+    }
+
     /// One bit of a page decays. Says whether the page held anything.
     pub fn rot(&mut self, rng: &mut Rng, page: u64) -> bool {
         let bit = rng.below(BLOCK as u64 * 8) as usize;

@@ -37,8 +37,9 @@ pub struct Profile {
     pub lost: u32,
     /// Where those four may strike (the atlas); bytes.
     pub corruptible: Range<u64>,
-    /// Flushes and durable writes are answered and do nothing: over budget only.
-    pub lying: bool,
+    /// Flushes and durable writes are answered and do nothing: the cache writes back in order, so many
+    /// writes behind. Over budget only.
+    pub lying: Option<u64>,
     /// How a power cut treats the volatile.
     pub cut: CutStyle,
     /// From this moment on everything fails.
@@ -58,7 +59,7 @@ impl Profile {
             misdirected: 0,
             lost: 0,
             corruptible: 0..0,
-            lying: false,
+            lying: None,
             cut: CutStyle {
                 kept: 33,
                 dropped: 33,
@@ -246,11 +247,11 @@ impl Disk {
                 DiskResult::Done
             }
             DiskOp::Flush { .. } => {
-                if self.profile.lying {
+                let behind = self.profile.lying.unwrap_or(0);
+                if behind > 0 {
                     coverage.hit("disk: lying flush");
-                } else {
-                    self.media.flush(done.covers);
                 }
+                self.media.flush(done.covers.saturating_sub(behind));
                 DiskResult::Done
             }
         };
@@ -295,6 +296,12 @@ impl Disk {
                 _ => None,
             })
             .collect();
+        if self.profile.lying.is_some() {
+            let lost = self.media.power_cut_in_order(&mut self.rng);
+            coverage.add("power cut: write lost that was called durable", lost);
+            self.lanes.fill(0);
+            return;
+        }
         let report = self
             .media
             .power_cut(&mut self.rng, self.profile.cut, &in_flight);
@@ -448,7 +455,7 @@ impl Disk {
                 }
             }
         }
-        if durable && !self.profile.lying {
+        if durable && self.profile.lying.is_none() {
             self.media.write_stable(first, data);
         } else {
             self.media.write_cached(write, first, data);

@@ -27,8 +27,11 @@ mod v09_resync;
 mod v10_bounds;
 mod v11_served;
 
+pub(crate) use v06_identical::unreadable_blocks;
+
 use crate::net::NodeIndex;
 use crate::world::World;
+use crate::world::plan::FaultKind;
 use lockstep_control::{Applied, Change, Proposal};
 use lockstep_types::{AttachmentId, Epoch, VolumeId};
 use lockstep_wire::Message;
@@ -127,6 +130,7 @@ impl Checks {
     pub fn process_gone(&mut self, node: NodeIndex) {
         self.epochs.process_gone(node);
         self.promises.process_gone(node);
+        self.durable.process_gone(node);
         self.attached_in.retain(|(whose, _), _| *whose != node);
     }
 
@@ -214,11 +218,26 @@ impl World {
         let Some(seen) = self.nodes[node].data().map(|data| data.inspect(local)) else {
             return;
         };
-        self.checks.durable.note(&seen);
+        let liar = self.plan.liar == Some(node);
+        let rots = self.plan.every(FaultKind::Corruption).is_some();
+        // A script lays hands on devices itself.
+        let harmed = liar || self.plan.over_budget || rots && node == self.plan.victim;
+        let sound = !harmed && !self.is_scripted();
+        let state = &self.committed.state;
+        let durable = self.checks.durable.note(node, &seen, state, sound);
         let verdicts = [
+            ("V2", durable),
             ("V1", v01_required::subset(&self.committed.state, &seen)),
-            ("V7", self.checks.promises.never_back(node, &seen)),
+            // What a liar promised is lost with the rest.
+            (
+                "V7",
+                match liar {
+                    true => Ok(()),
+                    false => self.checks.promises.never_back(node, &seen),
+                },
+            ),
             ("V10", v10_bounds::inside(&seen)),
+            ("V10", v10_bounds::devices(&self.nodes[node].disks)),
         ];
         for (what, verdict) in verdicts {
             if let Err(why) = verdict {
@@ -242,6 +261,9 @@ impl World {
         }
         if let Err(why) = self.check_survivors(applied) {
             self.fail("R21", why);
+        }
+        if let Err(why) = self.check_cordons(applied) {
+            self.fail("cordon", why);
         }
         for change in &applied.changes {
             if let Change::Volume(volume) = change

@@ -2,23 +2,83 @@
 
 use crate::net::NodeIndex;
 use crate::world::World;
-use lockstep_control::Volume;
+use lockstep_control::{State, Volume};
 use lockstep_logic::Inspection;
-use lockstep_types::{Incarnation, ReplicaId, Sequence, VolumeId};
+use lockstep_types::{Epoch, Incarnation, ReplicaId, Sequence, VolumeId};
 use std::collections::BTreeMap;
 
-/// The highest sequence that each replica was seen to have durably, in its present life.
+/// What each replica said last that it has durably: in the process that runs, or before it ended.
 #[derive(Default)]
-pub struct Durable(BTreeMap<ReplicaId, (Incarnation, Sequence)>);
+pub struct Durable(BTreeMap<ReplicaId, Known>);
+
+struct Known {
+    node: NodeIndex,
+    life: Incarnation,
+    /// The epoch that it had opened, if it had promised no higher one.
+    opened: Option<Epoch>,
+    sequence: Sequence,
+    /// Whether the process that said so still runs.
+    runs: bool,
+}
 
 impl Durable {
-    pub fn note(&mut self, seen: &Inspection) {
+    /// Takes what a node says. What was durable stays so while a process runs, and where nothing but the
+    /// process or the power ended (`sound`) the next one recovers it (S1).
+    ///
+    /// # Errors
+    /// If a certified replica has less than it had.
+    pub fn note(
+        &mut self,
+        node: NodeIndex,
+        seen: &Inspection,
+        committed: &State,
+        sound: bool,
+    ) -> Result<(), String> {
         for replica in &seen.replicas {
-            let known = self.0.entry(replica.replica).or_default();
-            if replica.incarnation > known.0 {
-                *known = (replica.incarnation, replica.durable.sequence);
+            let settled = replica.promised == replica.opened;
+            let mut now = Known {
+                node,
+                life: replica.incarnation,
+                opened: settled.then_some(replica.opened),
+                sequence: replica.durable.sequence,
+                runs: true,
+            };
+            let id = replica.replica;
+            let before = self.0.remove(&id).filter(|before| before.life == now.life);
+            // Between two epochs it counts anew what is stored under the next one (R11).
+            if let Some(before) = before.as_ref().filter(|before| before.runs && !settled) {
+                now.sequence = now.sequence.max(before.sequence);
             }
-            known.1 = known.1.max(replica.durable.sequence);
+            let lost = before.filter(|before| {
+                let same = settled && before.opened == now.opened;
+                same && now.sequence < before.sequence && (before.runs || sound)
+            });
+            let record = committed.volumes.get(&replica.volume);
+            let certified = record.is_some_and(|record| {
+                record.membership.in_sync.get(&id) == Some(&now.life)
+                    && replica.cut.is_none()
+                    && !replica.failed
+            });
+            let sequence = now.sequence;
+            self.0.insert(id, now);
+            if let Some(before) = lost.filter(|_| certified) {
+                let when = match before.runs {
+                    true => "while its process ran",
+                    false => "when it started again",
+                };
+                return Err(format!(
+                    "{id:?} had records up to {} durably, and has them up to {sequence} {when}",
+                    before.sequence
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A process ended: recovery says what is left.
+    pub fn process_gone(&mut self, node: NodeIndex) {
+        for known in self.0.values_mut().filter(|known| known.node == node) {
+            known.runs = false;
         }
     }
 }
@@ -69,8 +129,8 @@ pub fn everywhere(world: &World, node: NodeIndex, volume: VolumeId) -> Result<()
             .durable
             .0
             .get(member)
-            .filter(|(life, _)| life == incarnation)
-            .map(|(_, sequence)| *sequence);
+            .filter(|known| known.life == *incarnation)
+            .map(|known| known.sequence);
         let durable = own.max(known).unwrap_or_default();
         if durable < here.primary.completed {
             return Err(format!(

@@ -32,6 +32,10 @@ pub fn members(world: &mut World) -> Result<(), String> {
             if world.nodes[node].process.is_none() || slot.disk.is_dead(world.now()) {
                 continue;
             }
+            // Found out, and kept in the record because no other may stand for it (R9, `strict`).
+            if world.plan.liar == Some(node) && world.checks.waiting.contains_key(&volume) {
+                continue;
+            }
             let name = world.nodes[node].name.clone();
             // What decayed on the device that rots, and was not met yet, is for the scrub to find.
             let rots = (node == world.plan.victim || world.plan.over_budget)
@@ -87,6 +91,14 @@ fn is_gapped(recovery: &Recovery, replica: ReplicaId) -> bool {
     found
         .filter(|r| r.meta.replica == replica)
         .any(|r| r.meta.gap == Gap::Corrupt)
+}
+
+/// Blocks of a replica that its device does not give any more.
+pub(crate) fn unreadable_blocks(disk: &Disk, replica: ReplicaId, blocks: u64) -> usize {
+    match read_whole(disk.clone(), replica, blocks, true) {
+        Ok(found) => found.iter().filter(|block| block.is_empty()).count(),
+        Err(_) => blocks as usize,
+    }
 }
 
 /// Every block of a replica, empty where it `rots` and cannot be read. The device is a copy, on which nothing goes wrong.

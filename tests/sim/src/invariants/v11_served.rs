@@ -53,7 +53,7 @@ impl World {
     }
 
     /// What is certified is lost, or may be: then the volume waits for a person, and says so.
-    fn may_wait(&self, volume: VolumeId) -> bool {
+    pub(crate) fn may_wait(&self, volume: VolumeId) -> bool {
         self.stands_on_the_victim_alone(volume)
             || self.waits_for_the_lost(volume)
             || self.plan.over_budget

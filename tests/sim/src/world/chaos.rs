@@ -136,20 +136,7 @@ impl World {
                 let node = self.any_node();
                 self.kill_for_a_while(node, false, false);
             }
-            FaultKind::Power => {
-                if self.dice.per_cent(30) {
-                    let site = self.dice.below(3) as usize;
-                    self.coverage.hit("fault: site power loss");
-                    let until = self.outage();
-                    for node in self.nodes_of_site(site) {
-                        self.power_off(node);
-                        self.restart_later(node, until, false);
-                    }
-                } else {
-                    let node = self.any_node();
-                    self.kill_for_a_while(node, true, false);
-                }
-            }
+            FaultKind::Power => self.power_fails(),
             FaultKind::Blackout => {
                 self.coverage.hit("fault: whole cluster power loss");
                 for node in 0..self.nodes.len() {
@@ -196,6 +183,24 @@ impl World {
             }
             // The others strike by themselves.
             _ => {}
+        }
+    }
+
+    /// Of a node, or of a site; where a device lies, of its node.
+    fn power_fails(&mut self) {
+        if let Some(liar) = self.plan.liar {
+            return self.kill_for_a_while(liar, true, false);
+        }
+        if !self.dice.per_cent(30) {
+            let node = self.any_node();
+            return self.kill_for_a_while(node, true, false);
+        }
+        let site = self.dice.below(3) as usize;
+        self.coverage.hit("fault: site power loss");
+        let until = self.outage();
+        for node in self.nodes_of_site(site) {
+            self.power_off(node);
+            self.restart_later(node, until, false);
         }
     }
 
@@ -421,7 +426,7 @@ impl World {
         self.dice.below(self.nodes.len() as u64) as usize
     }
 
-    fn any_data_node(&mut self) -> NodeIndex {
+    pub(super) fn any_data_node(&mut self) -> NodeIndex {
         let data = self.plan.data_nodes[0] + self.plan.data_nodes[1];
         self.dice.below(data as u64) as usize
     }

@@ -18,6 +18,8 @@ pub struct Clients {
     /// Requests answered well.
     pub answered: u64,
     pub(crate) volumes: BTreeMap<VolumeId, VolumeClient>,
+    /// Volumes so far: the number in a block tells those that are gone from those that are there.
+    numbered: u64,
     sent: u64,
     limit: u64,
     rng: Rng,
@@ -32,6 +34,10 @@ pub(crate) struct VolumeClient {
     pub history: VolumeHistory,
     pub habits: Habits,
     pub attached: Option<Attached>,
+    /// Its only copy may have lost what was acknowledged: whatever it holds now, nobody knows better.
+    pub unknown: bool,
+    /// When a write of it was last acknowledged.
+    pub written: Nanos,
 }
 
 /// A device that exists.
@@ -67,6 +73,7 @@ impl Clients {
         Self {
             answered: 0,
             volumes: BTreeMap::new(),
+            numbered: 0,
             sent: 0,
             limit: plan.operations,
             rng,
@@ -77,7 +84,8 @@ impl Clients {
 
     /// A volume exists.
     pub(super) fn add_volume(&mut self, volume: VolumeId) {
-        let number = self.volumes.len() as u64 + 1;
+        self.numbered += 1;
+        let number = self.numbered;
         let drawn = Habits::draw(&mut self.rng);
         let habits = self.habits.clone().unwrap_or(drawn);
         self.volumes.insert(
@@ -87,8 +95,23 @@ impl Clients {
                 history: VolumeHistory::default(),
                 habits,
                 attached: None,
+                unknown: false,
+                written: 0,
             },
         );
+    }
+
+    /// A volume is deleted: nothing is asked of it any more, and nothing expected.
+    pub(super) fn end_volume(&mut self, volume: VolumeId) {
+        self.volumes.remove(&volume);
+        self.tags.retain(|_, whose| *whose != volume);
+    }
+
+    /// From now on nothing is known of what the volume holds.
+    pub(super) fn believe_nothing_of(&mut self, volume: VolumeId) {
+        if let Some(client) = self.volumes.get_mut(&volume) {
+            client.unknown = true;
+        }
     }
 
     /// Clients may ask for so much more, and no more than that.
@@ -341,7 +364,9 @@ impl World {
         match result {
             Ok(response) => {
                 self.clients.answered += 1;
+                let unknown = client.unknown;
                 let verdict = client.history.ends(&request, step, number, &response);
+                let verdict = if unknown { Ok(()) } else { verdict };
                 self.say_node(node, format_args!("client #{tag} answered"));
                 self.coverage.hit(match request.kind {
                     Kind::Read => "client: read",
@@ -354,6 +379,9 @@ impl World {
                         "V5",
                         format!("volume {volume:?}, {}: {why}", self.name(node)),
                     );
+                }
+                if request.kind != Kind::Read {
+                    self.clients.client(volume).written = now;
                 }
                 if request.kind != Kind::Read && self.is_scripted() {
                     self.acks.push(now);

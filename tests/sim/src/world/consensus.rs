@@ -230,6 +230,7 @@ impl World {
         self.committed.state.apply(index, proposal);
         self.committed.applied = index;
         self.check_committed(proposal, applied);
+        self.mind_deletions(&applied.changes);
         self.mind_certification(&applied.changes);
     }
 
@@ -304,6 +305,9 @@ impl World {
     }
 
     pub(super) fn log_op_done(&mut self, node: NodeIndex) {
+        if self.log_fails(node) {
+            return self.log_failed(node);
+        }
         let it = &mut self.nodes[node];
         let process = it.process.as_mut().expect("the boot was looked at");
         // An operation of a voter that this one replaced ends without a word.
@@ -326,7 +330,8 @@ impl World {
             let Some(process) = &self.nodes[node].process else {
                 continue;
             };
-            if process.voter.is_none() && process.learned.is_some() && self.net.reach(voter, node) {
+            let follows = process.voter.is_none() && !process.log_failed;
+            if follows && process.learned.is_some() && self.net.reach(voter, node) {
                 let boot = process.boot;
                 let delay = self.dice.about(millis(3)) + self.plan.delays[1];
                 self.queue.after(
@@ -381,10 +386,11 @@ impl World {
 
     /// A node that does not vote learns what a voter has applied.
     pub(super) fn feed(&mut self, node: NodeIndex, voter: NodeIndex, upto: u64) {
-        let learned = self.nodes[node]
-            .process
-            .as_ref()
-            .and_then(|process| process.learned);
+        let process = self.nodes[node].process.as_ref();
+        if process.is_some_and(|process| process.log_failed) {
+            return; // it sees the control plane no more
+        }
+        let learned = process.and_then(|process| process.learned);
         let changes: Vec<Change> = match learned {
             Some(learned) => {
                 if upto <= learned {

@@ -51,6 +51,10 @@ impl World {
                 .broken_unless_failed("V11", &format!("requests are still unanswered: {why}"));
         }
         self.coverage.hit("liveness: everything served");
+        if !self.run_while(deadline, Self::unfreed) {
+            let why = self.why_unfreed().unwrap_or_default();
+            return self.broken_unless_failed("R18", &format!("not freed: {why}"));
+        }
         let volumes: Vec<VolumeId> = self.clients.volumes.keys().copied().collect();
         if volumes
             .iter()
@@ -59,8 +63,10 @@ impl World {
             self.coverage
                 .hit("liveness: a volume waits for lost copies");
         }
+        self.rot_cold_blocks();
         self.read_everything();
-        if !self.run_while(deadline + 30 * SECOND, Self::unanswered) {
+        let read_by = self.now().max(deadline) + 30 * SECOND;
+        if !self.run_while(read_by, Self::unanswered) {
             let why = self.why_unserved();
             return self
                 .broken_unless_failed("V11", &format!("the last reads are unanswered: {why}"));
@@ -115,6 +121,10 @@ impl World {
                 disk.disk.profile.corrupt([0; 4]);
             }
             self.resume(node);
+            let process = self.nodes[node].process.as_ref();
+            if process.is_some_and(|process| process.log_failed) {
+                self.kill(node); // somebody mends its disk
+            }
             self.restart(node, false);
         }
         self.plan.operations = u64::MAX;
@@ -157,10 +167,10 @@ impl World {
     }
 
     /// All volumes have been made.
-    fn every_volume_stands(&self) -> bool {
+    pub(super) fn every_volume_stands(&self) -> bool {
         let volumes = &self.committed.state.volumes;
-        volumes.len() >= self.clients.volumes.len()
-            && volumes.values().all(|volume| volume.is_ready())
+        let stands = |id| volumes.get(id).is_some_and(|record| record.is_ready());
+        !self.something_leaves() && self.clients.volumes.keys().all(stands)
     }
 
     /// Reads all there is, so that every write is looked at once more.

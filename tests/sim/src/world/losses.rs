@@ -48,6 +48,25 @@ impl World {
         }
     }
 
+    /// A node loses power whose devices lie: a volume that no honest copy was certified of may have lost
+    /// what was acknowledged, and nobody can tell (R21).
+    pub(super) fn mind_lies(&mut self, node: NodeIndex) {
+        if self.plan.liar != Some(node) {
+            return;
+        }
+        let whose = self.nodes[node].id;
+        let volumes = self.committed.state.volumes.values();
+        let alone = volumes.filter(|volume| {
+            let mut members = volume.membership.in_sync.keys();
+            members.all(|id| volume.replicas[id].node == whose)
+        });
+        let alone: Vec<VolumeId> = alone.map(|volume| volume.id).collect();
+        for volume in alone {
+            self.coverage.hit("over budget: a liar stood alone");
+            self.clients.believe_nothing_of(volume);
+        }
+    }
+
     /// A node says that its device failed.
     pub(super) fn note_loss_known(&mut self, node: NodeIndex) {
         let now = self.now();
@@ -66,7 +85,8 @@ impl World {
             return true;
         }
         // `strict` keeps a lost copy's place until an operator gives the site another: not here.
-        let strict = self.plan.volumes.iter().any(|volume| volume.strict);
+        let strict =
+            self.operator.estate.strict || self.plan.volumes.iter().any(|volume| volume.strict);
         self.copies_lost == 0
             && !strict
             && self.every_volume_has_two_copies()
@@ -75,13 +95,13 @@ impl World {
 
     /// Rot sets in once every volume has a copy that it cannot reach.
     pub(super) fn may_rot(&self) -> bool {
-        let stand = self.committed.state.volumes.len() >= self.clients.volumes.len();
+        let stand = self.every_volume_stands();
         self.every_volume_has_two_copies() || self.plan.over_budget && stand
     }
 
     /// Whether every volume with a certified copy on the node has another on a node that runs, hears
     /// this one, and has a device that works.
-    fn others_hold(&self, node: NodeIndex) -> bool {
+    pub(super) fn others_hold(&self, node: NodeIndex) -> bool {
         let whose = self.nodes[node].id;
         let now = self.now();
         let healthy = |other: NodeIndex| {

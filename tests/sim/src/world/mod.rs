@@ -5,6 +5,7 @@ mod chaos;
 pub mod client;
 mod clients;
 mod consensus;
+mod estate;
 mod liveness;
 mod losses;
 mod node;
@@ -12,6 +13,7 @@ mod odd;
 mod operator;
 pub mod plan;
 mod proposals;
+mod scrub;
 mod step;
 mod voters;
 
@@ -141,6 +143,8 @@ pub struct World {
     held_requests: BTreeMap<u64, VolumeId>,
     /// A device that a script remembers, with its publication.
     pub(crate) remembered: Option<lockstep_types::AttachmentId>,
+    /// What is repaired now, scrub has found.
+    scrub_is_due: bool,
     /// Whose raft log hardly moves (a script).
     pub(crate) slow_log: Option<NodeIndex>,
     /// What is left to do at this moment.
@@ -266,6 +270,7 @@ impl World {
             spoils: None,
             held_requests: BTreeMap::new(),
             remembered: None,
+            scrub_is_due: false,
             slow_log: None,
             work: VecDeque::new(),
             dice,
@@ -390,8 +395,11 @@ impl World {
     /// Whether a device could be lost now without losing the last copy of anything.
     pub(crate) fn every_volume_has_two_copies(&self) -> bool {
         let volumes = &self.committed.state.volumes;
-        let two = |volume: &lockstep_control::Volume| volume.membership.in_sync.len() >= 2;
-        volumes.len() >= self.clients.volumes.len() && volumes.values().all(two)
+        let two = |id| {
+            let record = volumes.get(id);
+            record.is_some_and(|record| record.membership.in_sync.len() >= 2)
+        };
+        self.clients.volumes.keys().all(two)
     }
 
     pub(crate) fn is_scripted(&self) -> bool {

@@ -86,6 +86,10 @@ pub struct Process {
     /// Timers in a row that were due at once again, and when the last one was.
     pub spins: u32,
     pub last_timer: Nanos,
+    /// When it began, in the world's time.
+    pub started: Nanos,
+    /// Its raft log failed: it goes on without (decision 0009).
+    pub log_failed: bool,
     /// The last committed entry whose changes it knows, and whether it knows all before.
     pub learned: Option<u64>,
 }
@@ -121,6 +125,9 @@ impl SimNode {
                 profile.corruptible = 0..plan.pool_bytes_of(index);
             }
             let device = DeviceId::from_u128(0xd00 + index as u128);
+            if plan.liar == Some(index) {
+                profile.lying = Some(rng.between(4, 400));
+            }
             if plan.odd(FaultKind::SealInFlush) && site == plan.small % 2 {
                 profile.latency *= 20;
             }
@@ -250,6 +257,8 @@ impl World {
             timer: None,
             spins: 0,
             last_timer: 0,
+            started: now,
+            log_failed: false,
             learned: None,
         });
         self.net.start(now, node, boot);
@@ -287,6 +296,7 @@ impl World {
         let now = self.now();
         self.coverage.hit("fault: power loss");
         self.say_node(node, format_args!("loses power"));
+        self.mind_lies(node);
         let process = self.nodes[node].process.take();
         if process.is_some() {
             self.net.stop(now, node, false);
@@ -337,6 +347,10 @@ impl World {
             if self.dice.per_cent(30) {
                 self.lose_log(node);
             }
+        }
+        let loses = self.plan.odd(FaultKind::LogLost) && self.faults_last();
+        if loses && self.nodes[node].boots > 0 && self.dice.per_cent(15) {
+            self.lose_log(node);
         }
         // R23: a device is claimed once everything of its predecessor has landed.
         let claims = self.mutation != Some(Mutation::Shell(ShellMutation::R23NoClaim));

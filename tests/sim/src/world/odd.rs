@@ -3,12 +3,15 @@
 use super::chaos::Chaos;
 use super::plan::FaultKind;
 use super::{Event, World};
+use crate::control::Voter;
 use crate::net::NodeIndex;
-use lockstep_types::{ReplicaId, SECOND, Stamp, VolumeId, millis};
+use lockstep_types::{NodeRole, ReplicaId, SECOND, Stamp, VolumeId, millis};
 use lockstep_wire::{Message, ReplyBody, RequestBody};
 
 /// Parts of floors that get lost, in a seed that has this.
 const LOST_PER_CENT: u32 = 60;
+/// Operations on raft logs that fail, in a million.
+const LOG_FAILS: u32 = 1_000;
 /// How often a join is interrupted.
 const TWICE: u32 = 2;
 
@@ -35,6 +38,37 @@ impl World {
                 self.coverage.hit("fault: floor update lost");
             }
         }
+    }
+
+    /// Whether the operation on a raft log that is under way fails.
+    pub(super) fn log_fails(&mut self, node: NodeIndex) -> bool {
+        let under_way = self.nodes[node]
+            .voter()
+            .is_some_and(|v| v.op_under_way().is_some());
+        let may = self.plan.odd(FaultKind::LogFails) && self.faults_last();
+        under_way && may && self.dice.chance(LOG_FAILS)
+    }
+
+    /// It is not written again: a data node goes on without a voter, a witness ends (decision 0009). Both
+    /// start again in time.
+    pub(super) fn log_failed(&mut self, node: NodeIndex) {
+        self.coverage.hit("fault: raft log failed");
+        self.say_node(node, format_args!("cannot write its raft log any more"));
+        let back_after = self.dice.between(millis(50), 20 * SECOND);
+        let it = &mut self.nodes[node];
+        let process = it.process.as_mut().expect("it was writing");
+        process.log_failed = true;
+        let voter = process.voter.take();
+        if let Some(op) = voter.as_ref().and_then(Voter::op_under_way) {
+            it.folder
+                .interrupt(op, false, &mut self.dice, &mut self.coverage);
+        }
+        let wait = match it.role {
+            NodeRole::Witness => 0,
+            NodeRole::Data => self.dice.between(SECOND, 90 * SECOND),
+        };
+        let kill = Chaos::Kill { node, back_after };
+        self.queue.after(wait, Event::Chaos(kill));
     }
 
     /// A bit of an append turns over on its way, where a script says so.

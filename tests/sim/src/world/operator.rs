@@ -1,33 +1,50 @@
 //! The operator: what Kubernetes and people do. Creates volumes, publishes them, moves them while
-//! nodes are dead or cut off, adds, moves and removes copies, grows volumes, cordons nodes.
+//! nodes are dead or cut off, adds, moves and removes copies, grows volumes; `estate` has the rest.
 
-use super::plan::{FaultKind, Plan};
+use super::estate::Estate;
+use super::plan::{FaultKind, Plan, VolumePlan};
 use super::step::Inward;
 use super::{Event, World};
 use crate::net::NodeIndex;
 use crate::rng::Rng;
-use lockstep_control::{Command, NewReplica, Policy, Rpo, Settings, Volume};
+use lockstep_control::{Attachment, Command, NewReplica, Settings, Volume};
 use lockstep_logic::io::{AttachmentState, Input, ProposalResult, Ticket};
 use lockstep_types::{
-    AttachmentId, EXTENT_BLOCKS, FaultDomain, Incarnation, LineageId, Locality, Nanos, NodeId,
-    NodeRole, ReplicaId, SECOND, VolumeId, millis,
+    AttachmentId, EXTENT_BLOCKS, Incarnation, Nanos, NodeRole, ReplicaId, SECOND, VolumeId, millis,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What it wants.
 pub struct Operator {
-    rng: Rng,
-    wishes: BTreeMap<VolumeId, Wish>,
+    pub(super) rng: Rng,
+    pub(super) wishes: BTreeMap<VolumeId, Wish>,
+    pub(super) estate: Estate,
     tickets: BTreeMap<Ticket, (VolumeId, NodeIndex, Asked)>,
     asked: Ticket,
 }
 
-struct Wish {
+/// A volume that is wanted, or wanted no more.
+pub(super) struct Wish {
     create: Command,
+    pub(super) wanted: VolumePlan,
     /// Where the pod is.
-    node: NodeIndex,
+    pub(super) node: NodeIndex,
     /// The attachment that was asked for, and when; it may or may not exist.
     asking: Option<(AttachmentId, Nanos)>,
+    /// It is to be deleted.
+    pub(super) leaving: bool,
+}
+
+impl Wish {
+    pub(super) fn new(create: Command, node: NodeIndex, wanted: VolumePlan) -> Self {
+        Self {
+            create,
+            wanted,
+            node,
+            asking: None,
+            leaving: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +59,7 @@ impl Operator {
         Self {
             rng,
             wishes: BTreeMap::new(),
+            estate: Estate::default(),
             tickets: BTreeMap::new(),
             asked: 0,
         }
@@ -50,57 +68,8 @@ impl Operator {
 
 impl World {
     pub(super) fn begin_operator(&mut self) {
-        let answering: BTreeSet<NodeId> = self.nodes.iter().map(|node| node.id).collect();
-        for (i, wanted) in self.plan.volumes.clone().into_iter().enumerate() {
-            let policy = Policy {
-                copies: wanted.copies.parse().expect("the plan's grammars are good"),
-                fault_domain: FaultDomain::Node,
-                preferred_site: None,
-                rpo: if wanted.strict {
-                    Rpo::Strict
-                } else {
-                    Rpo::WitnessedDegrade
-                },
-                locality: Locality::None,
-            };
-            let Ok(choices) = self
-                .committed
-                .state
-                .place(&policy, wanted.blocks, None, &answering)
-            else {
-                self.coverage.hit("operator: placement refused");
-                continue;
-            };
-            let volume = VolumeId::from_u128(0xf0 + i as u128);
-            let rng = &mut self.operator.rng;
-            let replicas = choices
-                .iter()
-                .map(|choice| NewReplica {
-                    replica: ReplicaId::from_u128(rng.id()),
-                    node: choice.node,
-                    device: choice.device,
-                    incarnation: Incarnation(1),
-                })
-                .collect();
-            let lineage = LineageId::from_u128(rng.id());
-            let create = Command::CreateVolume {
-                volume,
-                name: format!("v{i}"),
-                blocks: wanted.blocks,
-                lineage,
-                policy,
-                replicas,
-            };
-            let node = self.a_data_node();
-            self.operator.wishes.insert(
-                volume,
-                Wish {
-                    create,
-                    node,
-                    asking: None,
-                },
-            );
-            self.clients.add_volume(volume);
+        for wanted in self.plan.volumes.clone() {
+            self.make_volume(&wanted);
         }
         self.queue.after(2 * SECOND, Event::Tend);
         if let Some(every) = self.plan.operator_every {
@@ -111,6 +80,7 @@ impl World {
     /// Every half second: volumes are created and published where they should be.
     pub(super) fn on_tend(&mut self) {
         self.queue.after(SECOND / 2, Event::Tend);
+        self.tend_estate();
         let volumes: Vec<VolumeId> = self.operator.wishes.keys().copied().collect();
         for volume in volumes {
             self.tend(volume);
@@ -119,19 +89,20 @@ impl World {
 
     fn tend(&mut self, volume: VolumeId) {
         let now = self.now();
-        let Some(record) = self.committed.state.volumes.get(&volume).cloned() else {
-            let create = self.operator.wishes[&volume].create.clone();
-            return self.propose_operator(create);
-        };
-        if !record.is_ready() {
-            return;
-        }
+        let record = self.committed.state.volumes.get(&volume).cloned();
         let wish = &self.operator.wishes[&volume];
         let node = wish.node;
-        if wish
+        let asking = wish
             .asking
-            .is_some_and(|(_, since)| now < since + 3 * SECOND)
-        {
+            .is_some_and(|(_, since)| now < since + 3 * SECOND);
+        if wish.leaving && !asking {
+            return self.tend_leaving(volume, record.as_ref());
+        }
+        let Some(record) = record else {
+            let create = wish.create.clone();
+            return self.propose_operator(create);
+        };
+        if !record.is_ready() || asking {
             return;
         }
         let device = self.nodes[node].devices.get(&volume).copied();
@@ -156,23 +127,30 @@ impl World {
                     self.remove_device(node, volume, device);
                 }
             }
-            (None, Some(attachment)) => {
-                // Published, but its device is not there: the machine lost it, or it is elsewhere.
-                let elsewhere = self.index_of(attachment.node);
-                let there = self.nodes[elsewhere].devices.get(&volume) == Some(&attachment.id);
-                if !there {
-                    self.coverage
-                        .hit("operator: publication of a lost device ended");
-                    self.propose_operator(Command::Detach {
-                        volume,
-                        attachment: attachment.id,
-                        device_gone: true,
-                    });
-                } else if elsewhere != node {
-                    self.detach_elsewhere(elsewhere, volume, attachment.id);
-                }
-            }
+            (None, Some(attachment)) => self.end_publication(node, volume, attachment),
             (None, None) => self.publish(node, volume, &record),
+        }
+    }
+
+    /// Published, but its device is not there: the machine lost it, or it is elsewhere.
+    pub(super) fn end_publication(
+        &mut self,
+        node: NodeIndex,
+        volume: VolumeId,
+        attachment: Attachment,
+    ) {
+        let elsewhere = self.index_of(attachment.node);
+        let there = self.nodes[elsewhere].devices.get(&volume) == Some(&attachment.id);
+        if !there {
+            self.coverage
+                .hit("operator: publication of a lost device ended");
+            self.propose_operator(Command::Detach {
+                volume,
+                attachment: attachment.id,
+                device_gone: true,
+            });
+        } else if elsewhere != node {
+            self.detach_elsewhere(elsewhere, volume, attachment.id);
         }
     }
 
@@ -302,7 +280,12 @@ impl World {
     }
 
     /// Takes a device away and tells the daemon.
-    fn remove_device(&mut self, node: NodeIndex, volume: VolumeId, device: AttachmentId) {
+    pub(super) fn remove_device(
+        &mut self,
+        node: NodeIndex,
+        volume: VolumeId,
+        device: AttachmentId,
+    ) {
         self.nodes[node].devices.remove(&volume);
         self.device_gone(volume, device);
         self.ask(node, volume, Asked::Detach(device));
@@ -348,6 +331,9 @@ impl World {
             node,
             format_args!("answers the operator about {volume:?}, {asked:?}: {result:?}"),
         );
+        if !self.operator.wishes.contains_key(&volume) {
+            return; // deleted meanwhile
+        }
         if let Asked::Attach(id) = asked {
             self.wish(volume).asking = None;
             match result {
@@ -436,7 +422,7 @@ impl World {
         else {
             return;
         };
-        match self.operator.rng.below(8) {
+        match self.operator.rng.below(11) {
             0..=3 => {
                 self.coverage.hit("operator: pod moves");
                 let node = self.a_data_node();
@@ -451,6 +437,9 @@ impl World {
             }
             5 => self.add_copy(&record),
             6 => self.move_copy(&record),
+            7 => self.begin_deletion(volume),
+            8 => self.cordon_somebody(),
+            9 => self.change_policy(volume),
             _ => {
                 let replicas: Vec<ReplicaId> = record.replicas.keys().copied().collect();
                 let replica = *self.operator.rng.pick(&replicas);
@@ -538,12 +527,12 @@ impl World {
         }
     }
 
-    fn a_data_node(&mut self) -> NodeIndex {
+    pub(super) fn a_data_node(&mut self) -> NodeIndex {
         let data = self.plan.data_nodes[0] + self.plan.data_nodes[1];
         self.operator.rng.below(data as u64) as usize
     }
 
-    fn wish(&mut self, volume: VolumeId) -> &mut Wish {
+    pub(super) fn wish(&mut self, volume: VolumeId) -> &mut Wish {
         self.operator
             .wishes
             .get_mut(&volume)

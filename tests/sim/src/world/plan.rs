@@ -46,6 +46,10 @@ pub enum FaultKind {
     FullOnOne = 16,
     /// One device is slow for so long that the soft rule sends its copy away.
     SlowForLong = 17,
+    /// Voters lose their raft logs with the power, one at a time, the witness too.
+    LogLost = 18,
+    /// An operation on a raft log fails: no room, or an error of the disk.
+    LogFails = 19,
 }
 
 /// Those that strike now and then.
@@ -61,7 +65,7 @@ pub const STRIKING: [FaultKind; 8] = [
 ];
 
 /// How many kinds there are.
-pub const FAULT_KINDS: u32 = 18;
+pub const FAULT_KINDS: u32 = 20;
 
 /// A world.
 #[derive(Clone, Debug)]
@@ -98,6 +102,10 @@ pub struct Plan {
     pub odd: u32,
     /// The one pool that is small.
     pub small: usize,
+    /// A scrub goes round a device in this time; none: in a week, and so not at all.
+    pub scrub_pass: Option<Nanos>,
+    /// The node whose devices lie about flushes: over budget only.
+    pub liar: Option<usize>,
     /// More is lost than the cluster is built to survive: an error or a volume that waits, never wrong
     /// data.
     pub over_budget: bool,
@@ -123,12 +131,7 @@ impl Plan {
         } else {
             [shape.between(1, 3) as usize, shape.between(1, 3) as usize]
         };
-        let between = shape.between(100_000, millis(20)) >> shape.below(4);
-        let delays = [
-            shape.between(20_000, 400_000),
-            between,
-            shape.between(millis(1), millis(100)),
-        ];
+        let delays = draw_delays(&mut shape);
         let mut faults = rng.split("faults");
         let duration = faults.between(20, 120) * SECOND;
         let mut net = NetFaults::draw(&mut rng.split("net"));
@@ -160,6 +163,8 @@ impl Plan {
             every[FaultKind::Corruption as usize] = None;
         }
         let full = every[FaultKind::Full as usize].is_some();
+        let mut scrub = rng.split("scrub");
+        let scrub_pass = scrub.per_cent(50).then(|| scrub.between(4, 40) * SECOND);
         let (odd, small) = draw_odd(&mut rng.split("odd"), less, data_nodes);
         Self {
             data_nodes,
@@ -178,6 +183,8 @@ impl Plan {
             habits: None,
             odd,
             small,
+            scrub_pass,
+            liar: None,
             over_budget: false,
         }
         .watching_the_slow()
@@ -219,6 +226,20 @@ impl Plan {
     }
 }
 
+/// Mean one-way delays inside a site, between a and b (mostly a metropolitan distance; as far as it gets in an
+/// eighth of the seeds), and to the witness.
+fn draw_delays(shape: &mut Rng) -> [Nanos; 3] {
+    let between = match shape.below(8) {
+        0 => shape.between(200_000, millis(100)),
+        _ => shape.between(200_000, millis(20)) >> shape.below(4),
+    };
+    [
+        shape.between(20_000, 400_000),
+        between,
+        shape.between(millis(1), millis(100)),
+    ]
+}
+
 /// Mean time between two faults of each kind.
 fn draw_every(faults: &mut Rng, less: &Less, duration: Nanos) -> [Option<Nanos>; 12] {
     let mut every = [None; 12];
@@ -249,15 +270,17 @@ fn draw_odd(dice: &mut Rng, less: &Less, data_nodes: [usize; 2]) -> (u32, usize)
         }
     }
     let small = dice.below((data_nodes[0] + data_nodes[1]) as u64) as usize;
-    let kind = FaultKind::SlowForLong as u32;
-    if dice.per_cent(10) && less.faults_off >> kind & 1 == 0 {
-        odd |= 1 << kind;
+    for kind in FaultKind::SlowForLong as u32..FAULT_KINDS {
+        if dice.per_cent(10) && less.faults_off >> kind & 1 == 0 {
+            odd |= 1 << kind;
+        }
     }
     (odd, small)
 }
 
 impl VolumePlan {
-    fn draw(rng: &mut Rng, data_nodes: [usize; 2]) -> Self {
+    /// One that this world has nodes for.
+    pub fn draw(rng: &mut Rng, data_nodes: [usize; 2]) -> Self {
         let all = data_nodes[0] + data_nodes[1];
         let mut possible = vec!["*=1", "2", "a=1,b=1"];
         if data_nodes[0] >= 2 {

@@ -45,8 +45,11 @@ impl World {
             boot: process.boot,
             ticket,
         };
-        let votes = process.voter.is_some();
+        let (votes, alone) = (process.voter.is_some(), process.log_failed);
         let id = self.make(from, command);
+        if alone {
+            return; // given up in time
+        }
         let (voter, delay) = if votes {
             (node, 0)
         } else {

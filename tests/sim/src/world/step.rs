@@ -153,6 +153,7 @@ impl World {
         let now = self.now();
         match output {
             Output::Disk { device, op } => {
+                self.mix(&op);
                 if self.trace.wants_words() {
                     self.say_node(node, format_args!("  disk {}", crate::disk::describe(&op)));
                 }
@@ -173,6 +174,7 @@ impl World {
                 self.queue.at(submitted.done_at, event);
             }
             Output::Send { to, mut message } => {
+                self.mix(&message);
                 self.tell_what_was_promised(&message);
                 if self.trace.wants_words()
                     && !matches!(message, Message::Beacon(_) | Message::BeaconReply(_))
@@ -208,6 +210,13 @@ impl World {
 
     fn node_event(&mut self, node: NodeIndex, event: NodeEvent) {
         self.say_node(node, format_args!("* {}", words::short(&event)));
+        if let NodeEvent::PoolReady { device, .. } = &event
+            && let Some(pass) = self.plan.scrub_pass
+            && let Some(process) = self.nodes[node].process.as_mut()
+            && let Some(data) = process.data.as_mut()
+        {
+            data.set_scrub_pass(*device, pass);
+        }
         let what = match &event {
             NodeEvent::PoolReady {
                 torn_batches: 1.., ..
@@ -262,6 +271,7 @@ impl World {
                 Comparison::Differ { .. } => "compare: copies differ",
             },
             NodeEvent::DeviceLostWrite { .. } => "compare: lost write counted by its node",
+            NodeEvent::Repaired { .. } if self.scrub_is_due => "scrub: found and repaired",
             NodeEvent::Repaired { .. } => "repair: blocks repaired",
             NodeEvent::Waiting { volume, reason } => {
                 self.checks.waiting.insert(*volume, reason.clone());

@@ -120,7 +120,9 @@ impl World {
             }
         }
         for node in 0..self.nodes.len() {
-            if node == leader || self.net.reach(leader, node) {
+            let process = self.nodes[node].process.as_ref();
+            let failed = process.is_some_and(|process| process.log_failed);
+            if node == leader || self.net.reach(leader, node) && !failed {
                 self.electorate.steady.entry(node).or_insert(now);
             } else {
                 self.electorate.steady.remove(&node);
@@ -298,6 +300,9 @@ impl World {
             return;
         }
         self.coverage.hit("fault: raft log lost");
+        if self.nodes[node].role == NodeRole::Witness {
+            self.coverage.hit("fault: raft log of the witness lost");
+        }
         self.say_node(node, format_args!("loses its raft log"));
         self.nodes[node].folder.wipe();
         if self.mutation == Some(Mutation::Shell(ShellMutation::R20VoterReborn)) {
