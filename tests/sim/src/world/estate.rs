@@ -86,6 +86,12 @@ impl World {
 
     /// What is gone is made again while faults last; nodes are given back once they end.
     pub(super) fn tend_estate(&mut self) {
+        let now = self.now();
+        let dead = |node: &super::SimNode| node.disks.iter().any(|d| d.disk.is_dead(now));
+        // On a device that is dead, and may never be exchanged, no copy would ever be ready.
+        if self.faults_last() && self.nodes.iter().any(dead) {
+            return;
+        }
         if self.faults_last() {
             let again = std::mem::take(&mut self.operator.estate.again);
             for wanted in again {
