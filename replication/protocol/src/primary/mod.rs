@@ -9,6 +9,7 @@ mod members;
 mod promote;
 mod read;
 mod repair;
+mod returning;
 mod roll;
 mod status;
 mod verdict;
@@ -248,6 +249,8 @@ pub struct Primary {
     pace: Pace,
     /// Not to be joined before this time, after a failure or a soft eviction.
     hold_down: BTreeMap<ReplicaId, HoldDown>,
+    /// When condemned members that may not leave are looked for again.
+    look_at: Nanos,
     /// Requests that came while not open.
     held: VecDeque<(u64, Request)>,
     proposal: Option<PendingProposal>,
@@ -294,6 +297,7 @@ impl Primary {
             compare: Compare::default(),
             slow: Slow::default(),
             pace: Pace::new(timings.copies),
+            look_at: 0,
             hold_down: BTreeMap::new(),
             held: VecDeque::new(),
             proposal: None,

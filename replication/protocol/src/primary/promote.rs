@@ -35,6 +35,7 @@ impl Primary {
             Phase::Opening { base, rolled } => self.advance_opening(now, base, rolled, out),
             Phase::Open => {
                 self.look_for_absent(now, out);
+                self.look_for_condemned(now, out);
                 self.watch_members(now, out);
                 self.complete_ready(now, out);
                 self.advance_join(now, out);
@@ -88,7 +89,7 @@ impl Primary {
 
     /// Another epoch was committed: everything of ours ends, and unanswered requests wait for the next
     /// epoch of this attachment, if there is one (R12).
-    fn lose_epoch(&mut self, now: Nanos, out: &mut Vec<PrimaryOut>) {
+    pub(super) fn lose_epoch(&mut self, now: Nanos, out: &mut Vec<PrimaryOut>) {
         out.push(PrimaryOut::Event(PrimaryEvent::Closed {
             epoch: self.epoch,
         }));
@@ -154,6 +155,9 @@ impl Primary {
         out: &mut Vec<PrimaryOut>,
     ) {
         if self.probes.contains(&id) && self.absent_returned(now, &header, gap, joining) {
+            return self.advance(now, out);
+        }
+        if self.probes.contains(&id) && self.condemned_returned(now, &header, gap, joining, out) {
             return self.advance(now, out);
         }
         let known = self.view.in_sync.get(&header.replica) == Some(&header.incarnation);
