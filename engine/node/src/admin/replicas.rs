@@ -2,7 +2,7 @@
 
 use lockstep_api::{error, proto, wish};
 use lockstep_control::{Command, NewReplica, State};
-use lockstep_types::{DeviceId, NodeId};
+use lockstep_types::{DeviceId, NodeId, VolumeId};
 use tonic::Status;
 
 use super::Shared;
@@ -36,6 +36,29 @@ impl Shared {
             replica: added.to_string(),
             volume: Some(self.shown(volume)?),
         })
+    }
+
+    /// Adds the copies that a volume's policy asks for and that are nowhere. Where there is no place for one the
+    /// volume's explanation says why; what it has is as good as before.
+    pub(super) async fn add_what_lacks(&self, id: VolumeId) -> Result<(), Status> {
+        for _ in 0..lockstep_placement::MAX_COPIES {
+            let replica = {
+                let state = self.control().state();
+                let Some(volume) = state.volumes.get(&id) else {
+                    return Ok(());
+                };
+                match state.place_one_more(volume, &self.control().answering()) {
+                    Ok(choice) => new_replica(choice.node, choice.device),
+                    Err(_) => return Ok(()),
+                }
+            };
+            self.propose(Command::AddReplica {
+                volume: id,
+                replica,
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn move_one(

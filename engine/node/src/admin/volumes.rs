@@ -233,6 +233,7 @@ impl Volumes for Shared {
             )
         };
         self.propose(Command::SetPolicy { volume, policy }).await?;
+        self.add_what_lacks(volume).await?;
         Ok(Response::new(self.shown(volume)?))
     }
 

@@ -285,7 +285,8 @@ impl Primary {
         standing: bool,
         out: &mut Vec<PrimaryOut>,
     ) {
-        if now < since + self.timings.seal_silence {
+        // Of whom that may not leave it is said so elsewhere.
+        if now < since + self.timings.seal_silence || standing && !self.may_condemned_leave() {
             return;
         }
         let nodes: Vec<String> = self

@@ -50,6 +50,16 @@ impl Primary {
         returns
     }
 
+    /// Whether the volume can do without its condemned members.
+    pub(super) fn may_condemned_leave(&self) -> bool {
+        let condemned = self
+            .members
+            .iter()
+            .filter(|(id, m)| m.condemned.is_some() && self.view.in_sync.contains_key(id));
+        let condemned: Vec<ReplicaId> = condemned.map(|(id, _)| *id).collect();
+        self.view.may_remove(&condemned)
+    }
+
     fn stuck_members(&self) -> Vec<ReplicaId> {
         let condemned = self.members.iter().filter(|(id, m)| {
             m.condemned.is_some() && !m.curable && self.view.in_sync.contains_key(id)

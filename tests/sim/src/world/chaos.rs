@@ -363,6 +363,7 @@ impl World {
         );
         for disk in &mut self.nodes[node].disks {
             disk.disk.profile.dies_at = Some(now);
+            disk.shaky_until = Nanos::MAX;
         }
         let wait = self.outage();
         self.queue.after(wait, Event::Mend { node });
@@ -374,8 +375,10 @@ impl World {
             format_args!("the device of {} answers again", self.name(node)),
         );
         self.kill(node);
+        let now = self.now();
         for disk in &mut self.nodes[node].disks {
             disk.disk.profile.dies_at = None;
+            disk.shaky_until = now + 10 * SECOND;
         }
         self.forget_loss_known(node);
         let wait = self.dice.between(millis(50), 3 * SECOND);

@@ -454,7 +454,7 @@ impl World {
     }
 
     /// Whether the atlas allows a block of the volume to be lost: when the only certified copy there
-    /// was is on the device that rots.
+    /// was is on the device that rots, or on one that fails for a while.
     fn may_be_corrupt(&self, volume: VolumeId) -> bool {
         if self.plan.over_budget {
             return true;
@@ -473,7 +473,11 @@ impl World {
                 .replicas
                 .get(id)
                 .map(|replica| self.index_of(replica.node));
-            node.is_some_and(|node| self.nodes[node].runs())
+            let works = |node: NodeIndex| {
+                let mut disks = self.nodes[node].disks.iter();
+                disks.all(|disk| disk.shaky_until <= self.now())
+            };
+            node.is_some_and(|node| self.nodes[node].runs() && works(node))
         });
         reachable.count() == 0
     }

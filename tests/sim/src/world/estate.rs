@@ -192,7 +192,11 @@ impl World {
     pub(super) fn change_policy(&mut self, volume: VolumeId) {
         let mut wanted = VolumePlan::draw(&mut self.operator.rng, self.plan.data_nodes);
         // `strict` keeps a lost copy's place until an operator gives the site another: not here.
-        wanted.strict &= self.copies_lost == 0 && self.plan.every(FaultKind::Corruption).is_none();
+        let fails = [FaultKind::Corruption, FaultKind::DeviceFailure];
+        let fails = fails
+            .into_iter()
+            .any(|kind| self.plan.every(kind).is_some());
+        wanted.strict &= self.copies_lost == 0 && !fails;
         self.operator.estate.strict |= wanted.strict;
         self.coverage.hit("operator: policy changed");
         self.propose_operator(Command::SetPolicy {

@@ -71,6 +71,8 @@ pub struct SimDisk {
     pub formatted: bool,
     /// What the daemon keeps of it in `pools/DEVICE.failed`.
     pub failed_before: bool,
+    /// It fails for a while, and answers to what was read of it meanwhile may be on their way until then.
+    pub shaky_until: Nanos,
 }
 
 /// A running daemon.
@@ -138,6 +140,7 @@ impl SimNode {
                 life: 0,
                 formatted: false,
                 failed_before: false,
+                shaky_until: 0,
             });
         }
         let drift = match plan.drift {
