@@ -58,7 +58,7 @@ pub fn scripted_by(
     }];
     plan.duration = 60 * SECOND;
     plan.operations = 100_000;
-    plan.think = millis(20);
+    plan.think = millis(35);
     adjust(&mut plan);
     World::run_plan(config, plan, rng, |world| {
         world.wish_at("a1");
