@@ -61,6 +61,11 @@ struct Job {
 }
 
 impl Reads {
+    /// Whether an extent is being scrubbed.
+    pub fn scrubs(&self) -> bool {
+        self.jobs.values().any(|job| job.purpose == Purpose::Scrub)
+    }
+
     /// Whether a read of a replica is under way.
     pub fn concern(&self, slot: u32) -> bool {
         self.jobs.values().any(|j| j.slot == slot) || self.sums.values().any(|s| s.1 == slot)

@@ -299,7 +299,7 @@ impl Store {
         let mark = unmarked.then_some(self.last_write + MARK_AFTER);
         let waits = self.destage_due && self.round.is_none() && self.index.len() > 0;
         let destage = waits.then_some(self.now.max(self.last_write) + millis(250));
-        let scrub = self.scrub.due();
+        let scrub = self.scrub.due().filter(|_| !self.reads.scrubs());
         let paced = self.paced_until.filter(|_| !self.journal.in_flight);
         [mark, destage, self.retry_at, scrub, paced]
             .into_iter()
@@ -342,6 +342,9 @@ impl Store {
 
     /// Verifies the extents whose turn has come.
     fn scrub_some(&mut self, out: &mut Outputs) {
+        if self.reads.scrubs() {
+            return; // one at a time: a slow device is not to drown in them
+        }
         let extents = &self.extents;
         let next = self
             .scrub
