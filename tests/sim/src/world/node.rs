@@ -436,7 +436,20 @@ impl World {
         Node::new(config, local)
     }
 
-    pub(super) fn remember_failure(&mut self, node: NodeIndex, device: DeviceId, failed: bool) {
+    /// A node says that a device failed, and keeps it.
+    pub(super) fn pool_failed(&mut self, node: NodeIndex, device: DeviceId) -> &'static str {
+        self.note_loss_known(node);
+        self.remember_failure(node, device, true);
+        "node: pool failed"
+    }
+
+    /// What was on the device says so itself.
+    pub(super) fn failure_noted(&mut self, node: NodeIndex, device: DeviceId) -> &'static str {
+        self.remember_failure(node, device, false);
+        "node: pool that failed noted as suspect"
+    }
+
+    fn remember_failure(&mut self, node: NodeIndex, device: DeviceId, failed: bool) {
         let slots = self.nodes[node].disks.iter_mut();
         for slot in slots.filter(|slot| slot.device == device) {
             slot.failed_before = failed;

@@ -223,15 +223,8 @@ impl World {
             } => "node: pool recovered with a torn batch",
             NodeEvent::PoolReady { corrupt: true, .. } => "node: pool recovered corrupt",
             NodeEvent::PoolReady { .. } => "node: pool recovered",
-            NodeEvent::PoolFailed { device, .. } => {
-                self.note_loss_known(node);
-                self.remember_failure(node, *device, true);
-                "node: pool failed"
-            }
-            NodeEvent::FailureNoted { device } => {
-                self.remember_failure(node, *device, false);
-                "node: pool that failed noted as suspect"
-            }
+            NodeEvent::PoolFailed { device, .. } => self.pool_failed(node, *device),
+            NodeEvent::FailureNoted { device } => self.failure_noted(node, *device),
             NodeEvent::Opened {
                 volume,
                 epoch,
