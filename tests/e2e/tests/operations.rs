@@ -399,7 +399,7 @@ fn every_listing_can_be_read_by_a_program() {
         &["volume", "show", PG],
         &["volume", "explain", PG],
         &["node", "show", "a1"],
-        &["explain", PG],
+        &["explain", "volume", PG],
     ];
     for one in shown {
         assert!(cluster.json(one).is_object(), "{one:?} gives one thing");
