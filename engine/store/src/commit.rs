@@ -120,16 +120,21 @@ impl Store {
 
     /// Records that are pinned at the tail, in order (S5).
     fn draft_forwards(&mut self, draft: &mut Draft) {
-        if self.forwards_unread > 0 {
-            return; // together they need fewer blocks
+        if self.forwards_unread > 0 || self.journal.forwards.is_empty() {
+            return; // those that are read together need fewer blocks
         }
+        let front = self.journal.front().map(|b| b.number);
         while let Some(id) = self.journal.forwards.front().copied() {
-            let waiting = self.index.get(id).map(|e| (e.forward, e.slot));
-            let Some((Forward::Waiting, slot)) = waiting else {
+            let waiting = self.index.get(id).map(|e| (e.forward, e.slot, e.batch));
+            let Some((Forward::Waiting, slot, batch)) = waiting else {
                 self.journal.forwards.pop_front();
                 continue;
             };
-            if !self.draft_one(id, Room::Forwards, draft) {
+            let room = match batch == front {
+                true => Room::Forwards,
+                false => Room::Ahead,
+            };
+            if !self.draft_one(id, room, draft) {
                 return;
             }
             self.journal.forwards.pop_front();
@@ -157,8 +162,13 @@ impl Store {
         }
     }
 
-    /// Records that let others go may take the room kept for copying those forward (R11).
+    /// Records that let others go may take the room kept for copying those forward (R11), unless some are
+    /// on their way.
     fn draft_superseding(&mut self, draft: &mut Draft) {
+        let room = match self.journal.forwards.is_empty() {
+            true => Room::Forwards,
+            false => Room::Ahead,
+        };
         let mut passed_over = BTreeSet::new();
         let mut left = VecDeque::new();
         for id in std::mem::take(&mut self.journal.pending) {
@@ -167,7 +177,7 @@ impl Store {
             };
             let (slot, next) = (entry.slot, !entry.supersedes.is_empty());
             let next = next && !passed_over.contains(&slot);
-            if !next || !self.draft_one(id, Room::Forwards, draft) {
+            if !next || !self.draft_one(id, room, draft) {
                 passed_over.insert(slot);
                 left.push_back(id);
             }

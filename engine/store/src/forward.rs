@@ -11,22 +11,39 @@ use bytes::Bytes;
 use lockstep_types::BlockRange;
 
 impl Store {
-    /// If the ring fills up, or has no room for the next record, and nothing at its tail may be destaged, all pinned records of the replicas
-    /// there are copied forward, in order. What is new of these replicas waits until they are, so that
-    /// each replica's records lie in the order of their sequences.
+    /// If the ring fills up, or has no room for the next record, and nothing at its tail may be destaged, all
+    /// pinned records of the replicas there are copied forward, in order. What is new of these replicas
+    /// waits until they are, so that each replica's records lie in the order of their sequences.
+    ///
+    /// While records are copied forward the tail may come to those of another replica. These join, in the
+    /// order of the ring: what is copied must free its own room, or the copies would fill the ring and
+    /// none would.
     pub(crate) fn forward_pinned(&mut self, out: &mut Outputs) {
         let pressed = self.journal.fill() > 65536 / 2 || self.tail_pressed || self.stuck;
-        let worth = self.forward_is_worth_it() || self.tail_pressed;
-        let busy = self.journal.in_flight || !self.journal.forwards.is_empty();
-        if !pressed || !worth || busy {
+        let under_way = !self.journal.forwards.is_empty();
+        let worth = self.forward_is_worth_it() || self.tail_pressed || under_way;
+        if !pressed || !worth || self.journal.in_flight {
             return;
         }
-        let Some(slots) = self.pinned_at_tail() else {
+        let slots = self.pinned_at_tail();
+        if slots.is_empty() {
             return;
-        };
+        }
         for slot in slots {
             self.forward_slot(slot, out);
         }
+        if under_way {
+            self.order_forwards();
+        }
+    }
+
+    /// The order of the ring, in which each replica's records lie in the order of their sequences.
+    fn order_forwards(&mut self) {
+        let batch_of = |id: &EntryId| self.index.get(*id).and_then(|e| e.batch);
+        self.journal
+            .forwards
+            .make_contiguous()
+            .sort_by_key(batch_of);
     }
 
     /// Whether it would free enough: a quarter of the ring, or anything if a record waits for it; and
@@ -38,14 +55,13 @@ impl Store {
         used >= self.index.in_ring() + least && self.forwarded < 2 * ring
     }
 
-    /// The replicas whose records hold the first batch that is needed; none if anything in it can be
-    /// destaged, or will be free by itself.
-    fn pinned_at_tail(&self) -> Option<Vec<u32>> {
-        let front = self.journal.batches.get(self.journal.dead_front())?;
-        if !front.durable {
-            return None;
-        }
+    /// The replicas whose records hold the first batch that is needed and are not on their way already;
+    /// none if anything in it can be destaged, or will be free by itself.
+    fn pinned_at_tail(&self) -> Vec<u32> {
         let mut slots = Vec::new();
+        let Some(front) = self.journal.front().filter(|b| b.durable) else {
+            return slots;
+        };
         for id in &front.entries {
             let Some(entry) = self
                 .index
@@ -55,18 +71,23 @@ impl Store {
                 continue;
             };
             if !entry.hidden && self.may_destage(entry.slot, entry.stamp.sequence) {
-                return None;
+                return Vec::new();
             }
-            slots.push(entry.slot);
+            if entry.forward == Forward::No {
+                slots.push(entry.slot);
+            }
         }
         slots.sort_unstable();
         slots.dedup();
         // A record that cannot be read holds the tail until it is repaired.
-        let good = |slot: &u32| {
+        let bad = |slot: &u32| {
             let mut records = self.index.of_slot(*slot);
-            !records.any(|(_, e)| e.bad_until > self.now)
+            records.any(|(_, e)| e.bad_until > self.now)
         };
-        slots.iter().all(good).then_some(slots)
+        if slots.iter().any(bad) {
+            slots.clear();
+        }
+        slots
     }
 
     fn forward_slot(&mut self, number: u32, out: &mut Outputs) {
@@ -75,6 +96,7 @@ impl Store {
             .index
             .of_slot(number)
             .filter(|(_, e)| e.durable && (e.hidden || e.stamp.sequence > floor))
+            .filter(|(_, e)| e.forward == Forward::No)
             .map(|(id, _)| id)
             .collect();
         if self.broken.is(Mutation::S5PinnedRecordDropped) {

@@ -121,6 +121,7 @@ impl Journal {
         let kept_free = match room {
             _ if empty => 0,
             Room::Records => self.kept_for_copies(bytes),
+            Room::Ahead => self.ring.length / 32 + 2 * self.max_payload(),
             Room::Forwards => self.ring.length / 32,
             Room::Floors => 0,
         };
@@ -178,6 +179,11 @@ impl Journal {
         self.batches.iter().take_while(dead).count()
     }
 
+    /// The first batch that is needed.
+    pub fn front(&self) -> Option<&BatchInfo> {
+        self.batches.get(self.dead_front())
+    }
+
     /// The position after so many batches from the tail on.
     pub fn position_after(&self, count: usize) -> u64 {
         match (count, self.batches.get(count)) {
@@ -193,7 +199,10 @@ impl Journal {
 pub enum Room {
     /// New records.
     Records,
-    /// Records that are copied forward.
+    /// Records that are copied forward from beyond the first batch that is needed: they leave room for
+    /// any batch there, and for what a batch leaves over of a lap.
+    Ahead,
+    /// Records that are copied forward from the first batch that is needed, which is free then.
     Forwards,
     /// Floors alone.
     Floors,

@@ -3,12 +3,13 @@
 use crate::rng::Rng;
 use bytes::Bytes;
 use lockstep_types::BLOCK;
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes that a device writes as one: what tears at a power cut tears at these.
 pub const SECTOR: usize = 512;
 
-/// Writes up to this length are kept as they came, longer ones a page at a time.
+/// Parts of writes up to this length are kept as they came, longer ones a page at a time.
 const SHARED_AT_MOST: usize = 8 * BLOCK;
 
 /// The surface and the cache of a device, a page of 4 KiB at a time.
@@ -38,8 +39,8 @@ pub struct Unfinished {
     pub write: u64,
     /// The first page.
     pub first: u64,
-    /// Its bytes.
-    pub data: Bytes,
+    /// Its bytes, in parts of whole pages.
+    pub parts: SmallVec<[Bytes; 4]>,
 }
 
 /// How a power cut treats what was not flushed.
@@ -98,8 +99,8 @@ impl Media {
     }
 
     /// Pages become visible before their write is answered.
-    pub fn see_early(&mut self, write: u64, first: u64, data: &Bytes) {
-        for (page, content) in pages(first, data) {
+    pub fn see_early(&mut self, write: u64, first: u64, parts: &[Bytes]) {
+        for (page, content) in pages(first, parts) {
             self.unreadable.remove(&page);
             self.cached.entry(page).or_default().push(Cached {
                 answered: None,
@@ -110,9 +111,9 @@ impl Media {
     }
 
     /// A write without durability is answered.
-    pub fn write_cached(&mut self, write: u64, first: u64, data: &Bytes) {
+    pub fn write_cached(&mut self, write: u64, first: u64, parts: &[Bytes]) {
         self.answered += 1;
-        for (page, content) in pages(first, data) {
+        for (page, content) in pages(first, parts) {
             self.unreadable.remove(&page);
             let versions = self.cached.entry(page).or_default();
             versions.retain(|version| version.write != write);
@@ -125,9 +126,9 @@ impl Media {
     }
 
     /// A durable write is answered: its pages, and no others, are stable (S1).
-    pub fn write_stable(&mut self, first: u64, data: &Bytes) {
+    pub fn write_stable(&mut self, first: u64, parts: &[Bytes]) {
         self.answered += 1;
-        for (page, content) in pages(first, data) {
+        for (page, content) in pages(first, parts) {
             self.unreadable.remove(&page);
             self.cached.remove(&page);
             self.stable[page as usize] = Some(content);
@@ -170,7 +171,7 @@ impl Media {
             let fate = *fates
                 .entry(write.write)
                 .or_insert_with(|| draw_fate(rng, style));
-            for (page, content) in pages(write.first, &write.data) {
+            for (page, content) in pages(write.first, &write.parts) {
                 self.settle(rng, style, fate, page, &content, &mut report);
             }
         }
@@ -300,16 +301,18 @@ fn draw_fate(rng: &mut Rng, style: CutStyle) -> Fate {
     }
 }
 
-fn pages(first: u64, data: &Bytes) -> impl Iterator<Item = (u64, Bytes)> + '_ {
-    (0..data.len() / BLOCK).map(move |i| {
-        let page = i * BLOCK..(i + 1) * BLOCK;
-        // A page keeps the whole write alive that it is shared with.
-        let page = match data.len() <= SHARED_AT_MOST {
-            true => data.slice(page),
-            false => Bytes::copy_from_slice(&data[page]),
-        };
-        (first + i as u64, page)
-    })
+fn pages(first: u64, parts: &[Bytes]) -> impl Iterator<Item = (u64, Bytes)> + '_ {
+    let pages = parts.iter().flat_map(|part| {
+        (0..part.len() / BLOCK).map(move |i| {
+            let page = i * BLOCK..(i + 1) * BLOCK;
+            // A page keeps the whole part alive that it is shared with.
+            match part.len() <= SHARED_AT_MOST {
+                true => part.slice(page),
+                false => Bytes::copy_from_slice(&part[page]),
+            }
+        })
+    });
+    (first..).zip(pages)
 }
 
 #[cfg(test)]
@@ -329,9 +332,9 @@ mod tests {
     #[test]
     fn a_flush_covers_only_what_was_answered_before() {
         let mut media = Media::new(1 << 16);
-        media.write_cached(1, 0, &block(1));
+        media.write_cached(1, 0, &[block(1)]);
         let issued = media.answered();
-        media.write_cached(2, 1, &block(2));
+        media.write_cached(2, 1, &[block(2)]);
         media.flush(issued);
         media.power_cut(&mut Rng::new(0), ALL_DROPPED, &[]);
         assert_eq!(media.read(0, 1).expect("readable")[0], 1);
@@ -341,8 +344,8 @@ mod tests {
     #[test]
     fn a_durable_write_covers_itself_alone() {
         let mut media = Media::new(1 << 16);
-        media.write_cached(1, 0, &block(1));
-        media.write_stable(1, &block(2));
+        media.write_cached(1, 0, &[block(1)]);
+        media.write_stable(1, &[block(2)]);
         media.power_cut(&mut Rng::new(0), ALL_DROPPED, &[]);
         assert_eq!(media.read(0, 2).expect("readable")[0], 0);
         assert_eq!(media.read(0, 2).expect("readable")[BLOCK], 2);
@@ -351,11 +354,11 @@ mod tests {
     #[test]
     fn a_torn_write_mixes_sectors() {
         let mut media = Media::new(1 << 16);
-        media.write_stable(0, &block(1));
+        media.write_stable(0, &[block(1)]);
         let write = Unfinished {
             write: 9,
             first: 0,
-            data: block(2),
+            parts: SmallVec::from_elem(block(2), 1),
         };
         let report = media.power_cut(
             &mut Rng::new(3),

@@ -7,7 +7,7 @@ pub use media::{CutStyle, Media, SECTOR, Unfinished};
 
 use crate::coverage::Coverage;
 use crate::rng::Rng;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use lockstep_store::{DiskOp, DiskResult, DiskToken};
 use lockstep_types::{BLOCK, Nanos};
 use std::collections::BTreeMap;
@@ -121,7 +121,6 @@ pub struct Disk {
 #[derive(Clone, Debug)]
 struct InFlight {
     op: DiskOp,
-    data: Bytes,
     /// The process that asked is gone; the write may still land (R23).
     orphaned: bool,
     /// From here on reads may see it.
@@ -193,7 +192,7 @@ impl Disk {
     /// device promises an order between those.
     pub fn submit(&mut self, now: Nanos, op: DiskOp) -> Submitted {
         self.submitted += 1;
-        let (pages, data) = self.admit(&op);
+        let pages = self.admit(&op);
         let work = match &op {
             DiskOp::Flush { .. } => self.profile.flush,
             _ => self.profile.latency + pages * self.profile.page_time,
@@ -208,7 +207,6 @@ impl Disk {
             self.submitted,
             InFlight {
                 op,
-                data,
                 orphaned: false,
                 visible_at,
                 seen: false,
@@ -232,18 +230,22 @@ impl Disk {
         if self.profile.dies_at.is_some_and(|at| at <= now) {
             coverage.hit("disk: operation on a dead device");
             let landed = self.rng.per_cent(50);
-            if landed && let DiskOp::Write { offset, .. } = done.op {
-                self.media
-                    .write_cached(id, offset / BLOCK as u64, &done.data);
+            if landed && let DiskOp::Write { offset, parts, .. } = &done.op {
+                self.media.write_cached(id, offset / BLOCK as u64, parts);
             }
             return (!done.orphaned).then(|| (token(&done.op), DiskResult::Failed(EIO)));
         }
-        let result = match done.op {
-            DiskOp::Read { offset, length, .. } => self.finish_read(now, offset, length, coverage),
+        let result = match &done.op {
+            DiskOp::Read { offset, length, .. } => {
+                self.finish_read(now, *offset, *length, coverage)
+            }
             DiskOp::Write {
-                offset, durable, ..
+                offset,
+                parts,
+                durable,
+                ..
             } => {
-                self.finish_write(id, offset / BLOCK as u64, &done.data, durable, coverage);
+                self.finish_write(id, offset / BLOCK as u64, parts, *durable, coverage);
                 DiskResult::Done
             }
             DiskOp::Flush { .. } => {
@@ -288,10 +290,10 @@ impl Disk {
         let in_flight: Vec<Unfinished> = std::mem::take(&mut self.in_flight)
             .into_iter()
             .filter_map(|(write, op)| match op.op {
-                DiskOp::Write { offset, .. } if !op.seen => Some(Unfinished {
+                DiskOp::Write { offset, parts, .. } if !op.seen => Some(Unfinished {
                     write,
                     first: offset / BLOCK as u64,
-                    data: op.data,
+                    parts,
                 }),
                 _ => None,
             })
@@ -352,23 +354,15 @@ impl Disk {
         self.profile.dies_at.is_some_and(|at| at <= now)
     }
 
-    fn admit(&self, op: &DiskOp) -> (u64, Bytes) {
-        let (offset, length, data) = match op {
-            DiskOp::Flush { .. } => return (0, Bytes::new()),
-            DiskOp::Read { offset, length, .. } => (*offset, u64::from(*length), Bytes::new()),
+    /// Looks at what is asked, and says how many pages it is about.
+    fn admit(&self, op: &DiskOp) -> u64 {
+        let (offset, length) = match op {
+            DiskOp::Flush { .. } => return 0,
+            DiskOp::Read { offset, length, .. } => (*offset, u64::from(*length)),
             DiskOp::Write { offset, parts, .. } => {
-                let data = match parts.as_slice() {
-                    [one] => one.clone(),
-                    several => {
-                        let mut joined =
-                            BytesMut::with_capacity(several.iter().map(Bytes::len).sum());
-                        several
-                            .iter()
-                            .for_each(|part| joined.extend_from_slice(part));
-                        joined.freeze()
-                    }
-                };
-                (*offset, data.len() as u64, data)
+                let whole = parts.iter().all(|part| part.len().is_multiple_of(BLOCK));
+                assert!(whole, "parts that are not whole pages: {}", describe(op));
+                (*offset, length_of(parts))
             }
         };
         let aligned = offset.is_multiple_of(BLOCK as u64)
@@ -382,8 +376,11 @@ impl Disk {
         );
         if matches!(op, DiskOp::Write { .. }) {
             for other in self.in_flight.values() {
-                if let DiskOp::Write { offset: at, .. } = other.op {
-                    let apart = offset + length <= at || at + other.data.len() as u64 <= offset;
+                if let DiskOp::Write {
+                    offset: at, parts, ..
+                } = &other.op
+                {
+                    let apart = offset + length <= *at || at + length_of(parts) <= offset;
                     assert!(
                         apart,
                         "two writes of the same pages in flight: {} and {}",
@@ -393,7 +390,7 @@ impl Disk {
                 }
             }
         }
-        (length / BLOCK as u64, data)
+        length / BLOCK as u64
     }
 
     fn finish_read(
@@ -406,13 +403,16 @@ impl Disk {
         let (first, count) = (offset / BLOCK as u64, u64::from(length) / BLOCK as u64);
         let media = &mut self.media;
         for (write, other) in &mut self.in_flight {
-            let DiskOp::Write { offset: at, .. } = other.op else {
+            let DiskOp::Write {
+                offset: at, parts, ..
+            } = &other.op
+            else {
                 continue;
             };
-            let overlaps = at < offset + u64::from(length) && offset < at + other.data.len() as u64;
+            let overlaps = *at < offset + u64::from(length) && offset < at + length_of(parts);
             if overlaps && other.visible_at <= now && !other.seen {
                 other.seen = true;
-                media.see_early(*write, at / BLOCK as u64, &other.data);
+                media.see_early(*write, at / BLOCK as u64, parts);
                 coverage.hit("disk: read saw a write in flight");
             }
         }
@@ -436,7 +436,7 @@ impl Disk {
         &mut self,
         write: u64,
         mut first: u64,
-        data: &Bytes,
+        parts: &[Bytes],
         durable: bool,
         coverage: &mut Coverage,
     ) {
@@ -448,7 +448,7 @@ impl Disk {
             if self.rng.chance(self.profile.misdirected) {
                 let range = &self.profile.corruptible;
                 let pages = (range.end - range.start) / BLOCK as u64;
-                let count = (data.len() / BLOCK) as u64;
+                let count = length_of(parts) / BLOCK as u64;
                 if pages > count {
                     first = range.start / BLOCK as u64 + self.rng.below(pages - count);
                     coverage.hit("fault: misdirected write");
@@ -456,15 +456,19 @@ impl Disk {
             }
         }
         if durable && self.profile.lying.is_none() {
-            self.media.write_stable(first, data);
+            self.media.write_stable(first, parts);
         } else {
-            self.media.write_cached(write, first, data);
+            self.media.write_cached(write, first, parts);
         }
     }
 
     fn may_corrupt(&self, page: u64) -> bool {
         self.profile.corruptible.contains(&(page * BLOCK as u64))
     }
+}
+
+fn length_of(parts: &[Bytes]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
 }
 
 /// The operation in words.
@@ -481,7 +485,7 @@ pub fn describe(op: &DiskOp) -> String {
             parts,
             durable,
         } => {
-            let length: usize = parts.iter().map(Bytes::len).sum();
+            let length = length_of(parts);
             format!(
                 "write #{token} {offset:#x}+{length:#x}{}",
                 if *durable { " durable" } else { "" }

@@ -169,7 +169,7 @@ fn put_back(disk: &mut Disk, before: &Media, stamps: Stamps) -> u64 {
         };
         let sum_of = |block: &Bytes| checksum_blocks(block).as_slice()[0];
         *sum ^= sum_of(&new) ^ sum_of(&old);
-        disk.media_mut().write_stable(offset / BLOCK as u64, &old);
+        disk.media_mut().write_stable(offset / BLOCK as u64, &[old]);
     }
     for mut page in news {
         page.deltas.retain_mut(|delta| match delta {
@@ -187,7 +187,7 @@ fn put_back(disk: &mut Disk, before: &Media, stamps: Stamps) -> u64 {
         });
         let bytes = Bytes::copy_from_slice(&page.encode(&key));
         let at = geometry.delta_page(page.number) / BLOCK as u64;
-        disk.media_mut().write_stable(at, &bytes);
+        disk.media_mut().write_stable(at, &[bytes]);
     }
     stored.len() as u64
 }

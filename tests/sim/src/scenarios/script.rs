@@ -260,7 +260,7 @@ impl Script for World {
                     let now = journal_pages(&disk.disk);
                     for (page, bytes) in written {
                         if before.get(&page) != Some(&bytes) && now.get(&page) == Some(&bytes) {
-                            disk.disk.media_mut().write_stable(page, &turned(&bytes));
+                            disk.disk.media_mut().write_stable(page, &[turned(&bytes)]);
                         }
                     }
                 }
@@ -277,7 +277,7 @@ impl Script for World {
         for disk in &mut self.nodes[node].disks {
             let pages = journal_pages(&disk.disk);
             if let Some((page, bytes)) = last_payload(&disk.disk, &pages) {
-                disk.disk.media_mut().write_stable(page, &turned(&bytes));
+                disk.disk.media_mut().write_stable(page, &[turned(&bytes)]);
                 self.coverage.hit(TORN);
             }
         }
@@ -371,7 +371,7 @@ impl Script for World {
         let node = self.named(node);
         for disk in &mut self.nodes[node].disks {
             for (page, bytes) in journal_pages(&disk.disk) {
-                disk.disk.media_mut().write_stable(page, &turned(&bytes));
+                disk.disk.media_mut().write_stable(page, &[turned(&bytes)]);
             }
         }
     }

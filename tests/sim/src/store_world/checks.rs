@@ -212,7 +212,8 @@ pub(super) fn format(
     let (_zeroes, writes) =
         lockstep_store::pool_writes(&pool, &options).expect("the plan's device can be laid out");
     for (offset, bytes) in writes {
-        disk.media_mut().write_stable(offset / BLOCK as u64, &bytes);
+        disk.media_mut()
+            .write_stable(offset / BLOCK as u64, &[bytes]);
     }
     let mut options = OpenOptions::new(plan.device_bytes);
     // Small, so that reads come from the disk.

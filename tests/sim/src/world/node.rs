@@ -509,6 +509,7 @@ fn format_pool(
     let (_zeroes, writes) =
         lockstep_store::pool_writes(&pool, &options).expect("a simulated device can be laid out");
     for (offset, bytes) in writes {
-        disk.media_mut().write_stable(offset / BLOCK as u64, &bytes);
+        disk.media_mut()
+            .write_stable(offset / BLOCK as u64, &[bytes]);
     }
 }
