@@ -127,6 +127,7 @@ pub fn two_crashes_in_one_reconcile(config: &Config) -> Outcome {
     let deaths = vec![rng.between(1, 6) as u32, rng.between(1, 6) as u32];
     let busy = |plan: &mut Plan| {
         plan.think = millis(6);
+        plan.busy = CUT - 3 * SECOND..CUT + 15 * SECOND;
         plan.duration = 90 * SECOND;
         plan.habits = Some(Habits {
             reads: 10,
@@ -228,6 +229,7 @@ pub fn dies_sealed(config: &Config) -> Outcome {
 pub fn late_appends(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         plan.think = millis(10);
+        plan.busy = CUT - 3 * SECOND..CUT + 12 * SECOND;
         plan.net.give_up = 30 * SECOND;
         plan.duration = 70 * SECOND;
     };
@@ -249,6 +251,7 @@ pub fn late_appends(config: &Config) -> Outcome {
 pub fn late_appends_in_silence(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         plan.think = millis(10);
+        plan.busy = CUT - 3 * SECOND..CUT + 14 * SECOND;
         plan.net.give_up = 30 * SECOND;
         plan.duration = 70 * SECOND;
     };
@@ -276,6 +279,7 @@ pub fn seal_during_flush(config: &Config) -> Outcome {
     let factor = 3000 + config.seed % 8 * 1000;
     let busy = |plan: &mut Plan| {
         plan.think = millis(2);
+        plan.busy = CUT - 3 * SECOND..CUT + 8 * SECOND;
         plan.duration = 55 * SECOND;
         plan.habits = Some(Habits {
             reads: 60,
@@ -369,6 +373,7 @@ pub fn reads_on_after_the_cut(config: &Config) -> Outcome {
 pub fn late_acks(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         plan.think = millis(10);
+        plan.busy = CUT - 3 * SECOND..CUT + 18 * SECOND;
         plan.net.give_up = 40 * SECOND;
         plan.duration = 70 * SECOND;
     };
@@ -423,6 +428,7 @@ pub fn local_promise(config: &Config) -> Outcome {
 pub fn resync_under_writes(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         plan.think = millis(8);
+        plan.busy = CUT - 5 * SECOND..CUT + 45 * SECOND;
         plan.duration = 80 * SECOND;
         plan.habits = Some(Habits {
             reads: 10,

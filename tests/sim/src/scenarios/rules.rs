@@ -47,6 +47,7 @@ pub fn spoiled_appends(config: &Config) -> Outcome {
 pub fn lagging_joiner(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         plan.think = millis(5);
+        plan.busy = CUT - 5 * SECOND..CUT + 54 * SECOND;
         plan.duration = 75 * SECOND;
         plan.habits = Some(Habits {
             reads: 5,
@@ -75,6 +76,7 @@ pub fn lagging_joiner(config: &Config) -> Outcome {
 pub fn joined_and_alone(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         plan.think = millis(4);
+        plan.busy = CUT - 5 * SECOND..CUT + 20 * SECOND;
         plan.duration = 70 * SECOND;
         plan.habits = Some(Habits {
             reads: 40,
@@ -186,6 +188,7 @@ pub fn dies_while_rolled_to(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         wide(plan);
         plan.think = millis(6);
+        plan.busy = CUT - 3 * SECOND..CUT + 12 * SECOND;
         plan.duration = 70 * SECOND;
     };
     scripted_by(config, [2, 1], "a=2,b=1", busy, |world| {
@@ -302,6 +305,7 @@ pub fn comes_back_in_silence(config: &Config) -> Outcome {
 pub fn read_before_its_end(config: &Config) -> Outcome {
     let hot = |plan: &mut Plan| {
         plan.think = millis(5);
+        plan.busy = CUT - 3 * SECOND..CUT + 3 * SECOND;
         plan.duration = 60 * SECOND;
         plan.habits = Some(Habits {
             reads: 50,
@@ -328,6 +332,7 @@ pub fn read_before_its_end(config: &Config) -> Outcome {
 pub fn read_again_elsewhere(config: &Config) -> Outcome {
     let slow = |plan: &mut Plan| {
         plan.think = millis(3);
+        plan.busy = CUT - 3 * SECOND..CUT + 5 * SECOND;
         plan.duration = 80 * SECOND;
         plan.habits = Some(Habits {
             reads: 50,

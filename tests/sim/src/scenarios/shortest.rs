@@ -39,6 +39,7 @@ pub fn removal_not_committed(config: &Config) -> Outcome {
 pub fn certified_unheard(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         plan.think = millis(5);
+        plan.busy = CUT - 8 * SECOND..CUT + 15 * SECOND;
         plan.duration = 75 * SECOND;
     };
     two_sites_by(config, busy, |world| {
@@ -78,6 +79,7 @@ pub fn durable_on_one(config: &Config) -> Outcome {
 pub fn two_writes_of_a_block(config: &Config) -> Outcome {
     let hot = |plan: &mut Plan| {
         plan.think = millis(3);
+        plan.busy = CUT - 3 * SECOND..CUT + 4 * SECOND;
         plan.duration = 45 * SECOND;
         plan.habits = Some(Habits {
             reads: 50,
@@ -213,6 +215,7 @@ pub fn voter_without_its_log(config: &Config) -> Outcome {
 pub fn lost_the_middle(config: &Config) -> Outcome {
     let busy = |plan: &mut Plan| {
         plan.think = millis(4);
+        plan.busy = CUT - 5 * SECOND..CUT + 3 * SECOND;
         plan.duration = 45 * SECOND;
         plan.habits = Some(Habits {
             reads: 60,

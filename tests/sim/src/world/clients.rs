@@ -160,7 +160,7 @@ impl World {
         self.coverage.hit("client: device appeared");
         self.clients.client(volume).attached = Some(attached);
         self.queue.after(
-            self.plan.think,
+            self.plan.think_at(now),
             Event::Client {
                 volume,
                 attachment: number,
@@ -201,7 +201,7 @@ impl World {
         else {
             return;
         };
-        let wait = clients.rng.about(self.plan.think);
+        let wait = clients.rng.about(self.plan.think_at(now));
         self.queue.after(
             wait,
             Event::Client {
@@ -433,7 +433,7 @@ impl World {
             }
             RequestError::Corrupt => {
                 self.coverage.hit("client: corrupt");
-                if !self.may_be_corrupt(volume) {
+                if !self.may_be_corrupt(node, volume) {
                     self.fail(
                         "atlas",
                         format!(
@@ -454,14 +454,18 @@ impl World {
     }
 
     /// Whether the atlas allows a block of the volume to be lost: when the only certified copy there
-    /// was is on the device that rots, or on one that fails for a while.
-    fn may_be_corrupt(&self, volume: VolumeId) -> bool {
+    /// was, as far as the primary has heard, is on the device that rots, or on one that fails for a while.
+    fn may_be_corrupt(&self, primary: NodeIndex, volume: VolumeId) -> bool {
         if self.plan.over_budget {
             return true;
         }
         let Some(record) = self.committed.state.volumes.get(&volume) else {
             return true;
         };
+        // It may be cut off from the voters, and not know of a copy that was certified (world seed 801255).
+        if !self.has_heard_all(primary) {
+            return true;
+        }
         let victim = self.nodes[self.plan.victim].id;
         let others = record
             .membership
@@ -480,6 +484,15 @@ impl World {
             node.is_some_and(|node| self.nodes[node].runs() && works(node))
         });
         reachable.count() == 0
+    }
+
+    fn has_heard_all(&self, node: NodeIndex) -> bool {
+        let last = self.committed.state.applied;
+        let process = self.nodes[node].process.as_ref();
+        process.is_some_and(|process| match &process.voter {
+            Some(voter) => voter.state.applied >= last,
+            None => process.learned >= Some(last),
+        })
     }
 
     pub(super) fn attachment_changed(

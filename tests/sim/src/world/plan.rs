@@ -5,6 +5,7 @@ use crate::net::NetFaults;
 use crate::rng::Rng;
 use crate::run::Less;
 use lockstep_types::{Nanos, SECOND, millis};
+use std::ops::Range;
 
 /// The kinds of faults, as bits of [`Less::faults_off`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,8 +85,10 @@ pub struct Plan {
     pub duration: Nanos,
     /// Client operations in all, at most.
     pub operations: u64,
-    /// Mean time between two operations of one client.
+    /// Mean time between two operations of one client while it is busy, a tenth of those it has otherwise.
     pub think: Nanos,
+    /// When clients are busy.
+    pub busy: Range<Nanos>,
     /// Mean time between two faults of each kind; none: never.
     pub every: [Option<Nanos>; 12],
     /// Mean time between two actions of the operator; none: never.
@@ -175,6 +178,7 @@ impl Plan {
             duration,
             operations,
             think: millis(load.between(1, 40)),
+            busy: 0..Nanos::MAX,
             every,
             operator_every,
             drift,
@@ -188,6 +192,14 @@ impl Plan {
             over_budget: false,
         }
         .watching_the_slow()
+    }
+
+    /// Mean time between two operations of one client at this moment.
+    pub fn think_at(&self, now: Nanos) -> Nanos {
+        match self.busy.contains(&now) {
+            true => self.think,
+            false => self.think * 10,
+        }
     }
 
     /// If a device is slow for long: room for three windows of observation, in which there is enough to
