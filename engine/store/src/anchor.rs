@@ -55,7 +55,8 @@ impl Store {
         let gain = self.journal.position_after(count) - self.journal.tail;
         let enough = gain >= (self.geometry.ring.length / 32).max(BLOCK as u64);
         let all = self.journal.batches.len() == count;
-        if count > 0 && (enough || all || !self.journal.pending.is_empty() || self.tail_pressed) {
+        let wanted = !self.journal.pending.is_empty() || !self.journal.forwards.is_empty();
+        if count > 0 && (enough || all || wanted || self.tail_pressed) {
             self.anchor.due = true;
         }
     }
@@ -88,7 +89,7 @@ impl Store {
     }
 
     /// No tail between batches that must be passed together.
-    fn keep_together(&self, mut count: usize) -> usize {
+    pub(crate) fn keep_together(&self, mut count: usize) -> usize {
         let journal = &self.journal;
         loop {
             let next = journal.batches.get(count).map(|b| b.number);

@@ -118,30 +118,6 @@ impl Store {
         self.anchor.due |= self.journal.tail != self.journal.head;
     }
 
-    /// Records that are pinned at the tail, in order (S5).
-    fn draft_forwards(&mut self, draft: &mut Draft) {
-        if self.forwards_unread > 0 || self.journal.forwards.is_empty() {
-            return; // those that are read together need fewer blocks
-        }
-        let front = self.journal.front().map(|b| b.number);
-        while let Some(id) = self.journal.forwards.front().copied() {
-            let waiting = self.index.get(id).map(|e| (e.forward, e.slot, e.batch));
-            let Some((Forward::Waiting, slot, batch)) = waiting else {
-                self.journal.forwards.pop_front();
-                continue;
-            };
-            let room = match batch == front {
-                true => Room::Forwards,
-                false => Room::Ahead,
-            };
-            if !self.draft_one(id, room, draft) {
-                return;
-            }
-            self.journal.forwards.pop_front();
-            self.forward_left(slot);
-        }
-    }
-
     /// One record less of a replica waits to be copied forward.
     pub(crate) fn forward_left(&mut self, number: u32) {
         let slot = self.slots.get_mut(&number).expect("the record's");
@@ -186,7 +162,7 @@ impl Store {
     }
 
     /// Adds a record if the batch and the ring have room for it.
-    fn draft_one(&mut self, id: EntryId, room: Room, draft: &mut Draft) -> bool {
+    pub(crate) fn draft_one(&mut self, id: EntryId, room: Room, draft: &mut Draft) -> bool {
         let entry = self.index.get(id).expect("the caller looked");
         let descriptor = self.describe(entry);
         let Some(shape) = draft.builder.shape_with(Some(&descriptor)) else {
@@ -487,7 +463,7 @@ fn floor_only(slot: u32, floor: Stamp) -> Descriptor {
 
 /// A batch in the making.
 #[derive(Default)]
-struct Draft {
+pub(crate) struct Draft {
     builder: BatchBuilder,
     ids: Vec<EntryId>,
     parts: Vec<Bytes>,

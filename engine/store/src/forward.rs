@@ -2,13 +2,15 @@
 //! head under their own stamps (S5).
 
 use crate::api::{Event, Output, Outputs};
+use crate::commit::Draft;
 use crate::destage::BAD_AGAIN;
-use crate::index::{EntryId, Forward};
+use crate::index::{Entry, EntryId, Forward};
+use crate::journal::Room;
 use crate::mutate::Mutation;
 use crate::reads::Purpose;
 use crate::store::Store;
 use bytes::Bytes;
-use lockstep_types::BlockRange;
+use lockstep_types::{BLOCK, BlockRange};
 
 impl Store {
     /// If the ring fills up, or has no room for the next record, and nothing at its tail may be destaged, all
@@ -123,6 +125,64 @@ impl Store {
                 self.start_entry_read(id, range, Purpose::Forward(id), out);
             }
         }
+    }
+
+    /// Records on their way forward, in order (S5).
+    pub(crate) fn draft_forwards(&mut self, draft: &mut Draft) {
+        if self.forwards_unread > 0 || self.journal.forwards.is_empty() {
+            return; // those that are read together need fewer blocks
+        }
+        if self.room_is_about_to_come() {
+            return;
+        }
+        let covered = self.covered();
+        while let Some(id) = self.journal.forwards.front().copied() {
+            let waiting = self.index.get(id).map(|e| (e.forward, e.slot, e.batch));
+            let Some((Forward::Waiting, slot, batch)) = waiting else {
+                self.journal.forwards.pop_front();
+                continue;
+            };
+            let room = match batch < Some(covered) {
+                true => Room::Forwards,
+                false => Room::Ahead,
+            };
+            if !self.draft_one(id, room, draft) {
+                return;
+            }
+            self.journal.forwards.pop_front();
+            self.forward_left(slot);
+        }
+    }
+
+    /// Whether the tail is about to pass some batches, and what waits would go in smaller ones before: these
+    /// take more of the ring than they free.
+    fn room_is_about_to_come(&self) -> bool {
+        let waiting = self.journal.forwards.iter();
+        let mut want = 0;
+        for id in waiting {
+            want += self.index.get(*id).map_or(0, Entry::weight);
+            if want >= self.journal.max_payload() {
+                break;
+            }
+        }
+        let want = want.min(self.journal.max_payload()) + 2 * BLOCK as u64;
+        let want = want.next_multiple_of(BLOCK as u64);
+        !self.journal.fits(want, Room::Forwards)
+            && self.keep_together(self.journal.dead_front()) > 0
+    }
+
+    /// The first batch of those that are needed which is not free once its records are copied forward that
+    /// are on their way: what is copied of those before it frees its own room.
+    fn covered(&self) -> u64 {
+        let needed = self.journal.dead_front();
+        for batch in self.journal.batches.iter().skip(needed) {
+            let mut records = batch.entries.iter().filter_map(|id| self.index.get(*id));
+            let stays = |e: &Entry| e.batch == Some(batch.number) && e.forward != Forward::Waiting;
+            if !batch.durable || records.any(stays) {
+                return batch.number;
+            }
+        }
+        self.journal.next_number
     }
 
     /// New records of a replica leave the queue and wait behind what is copied forward.

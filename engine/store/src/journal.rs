@@ -121,7 +121,7 @@ impl Journal {
         let kept_free = match room {
             _ if empty => 0,
             Room::Records => self.kept_for_copies(bytes),
-            Room::Ahead => self.ring.length / 32 + 2 * self.max_payload(),
+            Room::Ahead => self.kept_for_front(),
             Room::Forwards => self.ring.length / 32,
             Room::Floors => 0,
         };
@@ -129,11 +129,17 @@ impl Journal {
     }
 
     /// What new records of so many bytes leave free for copies: the windows or, if that is less, what is
-    /// there to copy with them; but no more than three quarters of the ring.
+    /// there to copy with them; but room for any batch, and no more than three quarters of the ring.
     fn kept_for_copies(&self, bytes: u64) -> u64 {
         let ring = self.ring.length;
         let most = self.windows.min(self.needed + bytes);
-        (most + most / 8 + ring / 16).clamp(ring / 8, ring / 4 * 3)
+        let least = self.kept_for_front().max(ring / 8);
+        (most + most / 8 + ring / 16).clamp(least, ring / 4 * 3)
+    }
+
+    /// Room for any batch at the tail to be copied forward with its header, after what it leaves over of a lap.
+    fn kept_for_front(&self) -> u64 {
+        self.ring.length / 16 + 2 * self.max_payload()
     }
 
     /// Leaves the rest of the lap out, so that an empty ring takes any batch that is not longer than it.
@@ -199,10 +205,10 @@ impl Journal {
 pub enum Room {
     /// New records.
     Records,
-    /// Records that are copied forward from beyond the first batch that is needed: they leave room for
-    /// any batch there, and for what a batch leaves over of a lap.
+    /// Records that are copied forward and free nothing by that, as others still need their batch or one before
+    /// it: they leave room for those that do.
     Ahead,
-    /// Records that are copied forward from the first batch that is needed, which is free then.
+    /// Records that are copied forward and free their batch.
     Forwards,
     /// Floors alone.
     Floors,
