@@ -20,6 +20,8 @@ pub(super) struct Copy {
     step: Step,
     /// Its place in the overlap order, since when.
     held: Option<Nanos>,
+    /// The last write sequenced when it gave its place up while it was read: what overlaps it came later.
+    held_until: Sequence,
     bytes: u64,
     tries: u32,
     /// Who is no source.
@@ -70,6 +72,7 @@ impl Copy {
             verify,
             step: Step::Waiting,
             held: None,
+            held_until: Sequence::ZERO,
             bytes: 0,
             tries: 0,
             bad: Vec::new(),
@@ -128,7 +131,9 @@ impl Primary {
             .held
             .is_some_and(|since| now >= since + self.timings.copy_hold)
         {
+            let sequenced = self.writes.sequenced();
             self.release_copy(key);
+            self.copies.get_mut(&key).expect("as above").held_until = sequenced;
         }
         let waits = |c: &Copy| matches!(c.step, Step::Waiting | Step::WaitingToCompare);
         let free = self.copies.get(&key).is_some_and(waits) && self.hold_for_copy(now, key);
@@ -147,9 +152,7 @@ impl Primary {
                     .members
                     .get(&copy.target)
                     .is_some_and(|m| m.acked >= *at);
-                if copy.held.is_none() {
-                    self.set_step(key, Step::WaitingToCompare);
-                } else if there {
+                if there {
                     self.ask_sums(key, out);
                 }
             }
@@ -259,16 +262,14 @@ impl Primary {
                 return self.drive_copy(now, key, out);
             }
         };
-        // Nothing overlapping was in flight when it was read, and whatever was sequenced since over a
-        // place given up makes the target refuse it.
-        let read_at = match self.copies[&key].held {
-            Some(_) => Stamp::new(self.epoch, self.writes.sequenced()),
-            None => {
-                self.set_step(key, Step::Waiting);
-                return self.drive_copy(now, key, out);
-            }
+        // Nothing overlapping was in flight when the read was sent. Whatever was sequenced over a place given
+        // up was sent to the target before this copy, and makes it refuse it.
+        let copy = &self.copies[&key];
+        let read_at = match copy.held {
+            Some(_) => self.writes.sequenced(),
+            None => copy.held_until,
         };
-        self.send_copies(key, read_at, data, out);
+        self.send_copies(key, Stamp::new(self.epoch, read_at), data, out);
     }
 
     fn send_copies(
@@ -411,12 +412,12 @@ impl Primary {
         else {
             return;
         };
-        let equal = a == b;
-        if copy.held.is_none() {
-            copy.step = Step::WaitingToCompare; // writes came between the two answers
-        } else if equal {
+        // Equal is equal, whatever came between the two answers: both sides take writes in one order.
+        if a == b {
             copy.step = Step::Done;
             self.release_copy(key);
+        } else if copy.held.is_none() {
+            copy.step = Step::WaitingToCompare; // writes may have come between the two answers
         } else {
             self.retry_copy(key);
         }

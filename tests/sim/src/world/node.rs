@@ -440,6 +440,13 @@ impl World {
     pub(super) fn pool_failed(&mut self, node: NodeIndex, device: DeviceId) -> &'static str {
         self.note_loss_known(node);
         self.remember_failure(node, device, true);
+        let now = self.now();
+        let rots = node == self.plan.victim && self.plan.every(FaultKind::Corruption).is_some();
+        let mut disks = self.nodes[node].disks.iter();
+        if rots && disks.all(|disk| !disk.disk.is_dead(now)) {
+            // What rotted is its metadata: nobody reads it again (world seed 1001923).
+            self.note_loss(node);
+        }
         "node: pool failed"
     }
 
