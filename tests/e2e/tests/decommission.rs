@@ -7,6 +7,7 @@ use e2e::{Fleet, Setup, wait_for};
 use lockstep_drive::{Load, Plan};
 use lockstep_types::{BLOCK, VolumeId};
 use serde_json::Value;
+use std::process::{Child, Command, Stdio};
 
 const PG: &str = "pg";
 const BYTES: u64 = 16 << 20;
@@ -82,6 +83,7 @@ fn a_node_in_use_is_removed_by_one_command() {
     let staying = if leaving == "b1" { "b2" } else { "b1" };
     assert_eq!(node(&fleet, leaving).expect("listed")["voter"], true);
     load.forget_stalls();
+    let mut follower = follows_events_of_a1(&fleet, leaving);
     let removed = fleet.json("a1", &["node", "remove", leaving]);
     assert_eq!(removed["removed"], leaving, "{removed:#}");
     assert_eq!(removed["moved"], serde_json::json!([PG]), "{removed:#}");
@@ -96,11 +98,27 @@ fn a_node_in_use_is_removed_by_one_command() {
     assert_eq!(voting.len(), 3, "{status:#}");
     assert_eq!(status["attention"], serde_json::json!([]), "{status:#}");
 
+    // Nor does it hear more over the connection that it has.
+    wait_for("the end of what it followed", PATIENCE, || {
+        follower.try_wait().expect("it is a child")
+    });
     its_certificate_is_barred(&mut fleet, leaving);
     // The last node of a site, which votes, cannot go.
     is_refused(&fleet, staying, "join one first");
     let seen = load.finish(&fleet.socket("a1", PG)).expect("it is read");
     assert_eq!((seen.wrong, seen.unknown), (0, 0), "{seen:?}");
+}
+
+/// A program with a node's certificate that follows the events of a1.
+fn follows_events_of_a1(fleet: &Fleet, name: &str) -> Child {
+    let control = fleet.addresses("a1").1;
+    let certs = fleet.home(name).join("certs");
+    let mut command = Command::new(e2e::binary());
+    command.args(["events", "--follow", "--server", control, "--certs"]);
+    command.arg(certs).stdout(Stdio::null());
+    let mut child = command.spawn().expect("it starts");
+    assert!(child.try_wait().expect("it is a child").is_none());
+    child
 }
 
 fn its_certificate_is_barred(fleet: &mut Fleet, name: &str) {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use lockstep_api::proto::cluster_server::ClusterServer;
@@ -11,7 +12,7 @@ use lockstep_api::proto::nodes_server::NodesServer;
 use lockstep_api::proto::pools_server::PoolsServer;
 use lockstep_api::proto::recovery_server::RecoveryServer;
 use lockstep_api::proto::volumes_server::VolumesServer;
-use lockstep_net::PeerIdentity;
+use lockstep_net::{Certificates, PeerIdentity};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -45,6 +46,7 @@ impl Server {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let local = router(&shared);
         let remote = router(&shared);
+        let certificates = Arc::clone(&shared.inner.certificates);
         let over_socket = tokio::spawn(async move {
             let (connections, accepted) = mpsc::channel::<io::Result<Local>>(64);
             tokio::spawn(async move {
@@ -70,7 +72,8 @@ impl Server {
             let (connections, accepted) = mpsc::channel::<io::Result<Remote>>(64);
             tokio::spawn(async move {
                 while let Some(incoming) = administrators.recv().await {
-                    let remote = Remote(incoming.stream, incoming.peer);
+                    let certificates = Arc::clone(&certificates);
+                    let remote = Remote(incoming.stream, incoming.peer, certificates);
                     if connections.send(Ok(remote)).await.is_err() {
                         return;
                     }
@@ -117,7 +120,30 @@ impl<T> tokio_stream::Stream for Queue<T> {
 /// A connection through the socket.
 struct Local(UnixStream);
 /// A connection through the control port.
-struct Remote(TlsStream<TcpStream>, Option<PeerIdentity>);
+struct Remote(
+    TlsStream<TcpStream>,
+    Option<PeerIdentity>,
+    Arc<Certificates>,
+);
+
+impl Local {
+    fn still_welcome(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Remote {
+    /// A node that is removed while it is connected is sent away: its certificate ends with it.
+    fn still_welcome(&self) -> io::Result<()> {
+        match self.1 {
+            Some(peer) if self.2.is_barred(peer.node) => {
+                tracing::warn!(peer = %peer.node, "an administrator's connection was cut: its node was removed");
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Connected for Local {
     type ConnectInfo = ();
@@ -145,7 +171,8 @@ macro_rules! passes_through {
                 cx: &mut Context<'_>,
                 buf: &mut ReadBuf<'_>,
             ) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.0).poll_read(cx, buf)
+                std::task::ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
+                Poll::Ready(self.still_welcome())
             }
         }
 
@@ -155,6 +182,7 @@ macro_rules! passes_through {
                 cx: &mut Context<'_>,
                 buf: &[u8],
             ) -> Poll<io::Result<usize>> {
+                self.still_welcome()?;
                 Pin::new(&mut self.0).poll_write(cx, buf)
             }
 
