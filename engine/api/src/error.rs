@@ -73,7 +73,9 @@ pub const fn code_of(rejected: &Rejected) -> Code {
         Rejected::Bad { .. } | Rejected::Shrink { .. } | Rejected::PolicyNotMet { .. } => {
             Code::InvalidArgument
         }
-        Rejected::NoRoom { .. } | Rejected::Limit { .. } => Code::ResourceExhausted,
+        Rejected::NoRoom { .. } | Rejected::NoPlace { .. } | Rejected::Limit { .. } => {
+            Code::ResourceExhausted
+        }
         Rejected::Placement(refusal) => code_of_refusal(refusal),
         Rejected::Conflict { .. } | Rejected::NotReady { .. } | Rejected::Deleting => Code::Aborted,
         Rejected::Token | Rejected::VoterBarred { .. } => Code::PermissionDenied,

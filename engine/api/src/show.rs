@@ -74,6 +74,7 @@ pub fn pool(state: &State, pool: &lockstep_control::Pool, failed: Option<&str>) 
         bytes_promised: bytes_of_extents(state.promised(pool.device)),
         replicas: count(state.volumes.values().map(replicas).sum()),
         failed: failed.unwrap_or_default().to_owned(),
+        places: pool.places,
     }
 }
 

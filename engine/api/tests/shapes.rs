@@ -35,6 +35,7 @@ fn state() -> State {
             name: "p0".into(),
             extents: 4096,
             free_extents: 4000,
+            places: 64,
         }));
     }
     let replica = |id: u128| NewReplica {

@@ -70,6 +70,8 @@ struct Made {
     bytes: u64,
     journal_bytes: u64,
     extents: u64,
+    /// Copies that it can hold.
+    places: u32,
 }
 
 #[derive(Serialize)]
@@ -81,6 +83,8 @@ struct PoolRow {
     bytes_free: u64,
     bytes_promised: u64,
     copies: u32,
+    /// Copies that it can hold; 0 if it has not told.
+    places: u32,
     failed: String,
 }
 
@@ -101,7 +105,10 @@ impl Row for PoolRow {
             Size(self.bytes).to_string(),
             Size(self.bytes_free).to_string(),
             Size(self.bytes_promised).to_string(),
-            self.copies.to_string(),
+            match self.places {
+                0 => self.copies.to_string(),
+                places => format!("{} of {places}", self.copies),
+            },
             state,
         ]
     }
@@ -155,6 +162,7 @@ fn make(new: &CreatePool<'_>, connect: &ConnectArgs, output: &Output) -> anyhow:
         bytes: made.bytes,
         journal_bytes: made.journal,
         extents: made.extents,
+        places: made.places,
     };
     output.one(&value, &text)
 }
@@ -211,6 +219,7 @@ async fn list(node: String, connect: &ConnectArgs, output: &Output) -> anyhow::R
         bytes_free: pool.bytes_free,
         bytes_promised: pool.bytes_promised,
         copies: pool.replicas,
+        places: pool.places,
         failed: pool.failed,
     };
     let mut rows: Vec<_> = reply.pools.into_iter().map(row).collect();

@@ -151,10 +151,7 @@ impl Running {
             NodeRole::Data => catalogue::open_all(directory, cluster)?,
             NodeRole::Witness => Vec::new(),
         };
-        let named: Vec<_> = pools
-            .iter()
-            .map(|pool| (pool.device, pool.name.clone(), pool.extents))
-            .collect();
+        let named: Vec<_> = pools.iter().map(|pool| pool.record(node)).collect();
         let plane = match role {
             NodeRole::Data => {
                 Some(Plane::start(plane_config(prepared, &certificates, boot, pools)?).await?)
@@ -436,7 +433,7 @@ fn role_of(config: &Config) -> NodeRole {
 fn introduce_self(
     prepared: &Prepared,
     control: &Control,
-    pools: Vec<(lockstep_types::DeviceId, String, u64)>,
+    pools: Vec<lockstep_control::Pool>,
     health: &Health,
 ) -> tokio::task::JoinHandle<()> {
     tokio::spawn(introduce::introduce(

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use lockstep_control::{Command, Node, Outcome, Pool};
-use lockstep_types::DeviceId;
 
 use crate::control::{Control, ProposeError, admit};
 use crate::directory::{Directory, Identity};
@@ -18,7 +17,7 @@ pub(crate) async fn introduce(
     directory: Directory,
     identity: Identity,
     me: Node,
-    pools: Vec<(DeviceId, String, u64)>,
+    pools: Vec<Pool>,
     health: Health,
 ) {
     let mut applied = control.watch();
@@ -89,7 +88,7 @@ fn missing(
     directory: &Directory,
     identity: &Identity,
     me: &Node,
-    pools: &[(DeviceId, String, u64)],
+    pools: &[Pool],
 ) -> anyhow::Result<Option<Command>> {
     let state = control.state();
     anyhow::ensure!(
@@ -121,16 +120,11 @@ fn missing(
             ..me.clone()
         })));
     }
-    let missing = pools
-        .iter()
-        .find(|(device, ..)| !state.pools.contains_key(device));
-    Ok(missing.map(|(device, name, extents)| {
-        Command::PutPool(Pool {
-            device: *device,
-            node: me.id,
-            name: name.clone(),
-            extents: *extents,
-            free_extents: *extents,
-        })
-    }))
+    // Said once; one that an older daemon said so is said again, with what it left out.
+    let said = |pool: &Pool| {
+        let held = state.pools.get(&pool.device);
+        held.is_some_and(|held| held.places == pool.places)
+    };
+    let missing = pools.iter().find(|pool| !said(pool));
+    Ok(missing.cloned().map(Command::PutPool))
 }

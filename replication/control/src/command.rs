@@ -308,4 +308,6 @@ pub struct Pool {
     pub extents: u64,
     /// Data extents free when last told.
     pub free_extents: u64,
+    /// Replicas that it can hold: its journal has a window for each. 0 if it has not told.
+    pub places: u32,
 }

@@ -104,6 +104,14 @@ pub enum Rejected {
         room: u64,
         needed: u64,
     },
+    #[error(
+        "pool '{pool}' on node '{node}' holds as many copies as it can, {places}: add a pool, or make one with a larger journal"
+    )]
+    NoPlace {
+        pool: String,
+        node: String,
+        places: u32,
+    },
     #[error("{0}")]
     Placement(Refusal),
     #[error("a copy is already in the same {level} as node '{node}'")]
@@ -167,6 +175,7 @@ impl Rejected {
             Self::NoCertifiedCopy { .. } => "no-certified-copy",
             Self::Shrink { .. } => "shrink",
             Self::NoRoom { .. } => "no-room",
+            Self::NoPlace { .. } => "no-place",
             Self::Placement(_) => "placement",
             Self::SharedDomain { .. } => "shared-domain",
             Self::PolicyNotMet { .. } => "policy-not-met",

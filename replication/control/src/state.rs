@@ -273,6 +273,18 @@ impl State {
             .min(share(pool.free_extents))
     }
 
+    /// Replicas that a pool can hold beside those that are promised to it, deleted ones that are not yet gone
+    /// included; `None` if it has not told how many it can hold.
+    pub fn places_left(&self, device: DeviceId) -> Option<u32> {
+        let places = self.pools.get(&device)?.places;
+        let replicas = self.volumes.values().flat_map(|v| v.replicas.values());
+        let living = replicas.filter(|replica| replica.device == device).count();
+        let dying = self.tombstones.values();
+        let dying = dying.filter(|gone| gone.device == device).count();
+        let taken = u32::try_from(living + dying).unwrap_or(u32::MAX);
+        (places > 0).then(|| places.saturating_sub(taken))
+    }
+
     /// Extents promised to replicas of a pool, deleted ones that are not yet gone included.
     pub fn promised(&self, device: DeviceId) -> u64 {
         let living = self.volumes.values().map(|volume| {
@@ -318,6 +330,7 @@ impl State {
                 device: pool.device,
                 name: pool.name.clone(),
                 free_extents: self.room(pool.device),
+                has_place: self.places_left(pool.device) != Some(0),
             };
             hosts
                 .get_mut(&pool.node)

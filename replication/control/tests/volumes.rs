@@ -179,6 +179,42 @@ fn no_more_is_promised_on_a_pool_than_the_settings_allow() {
 }
 
 #[test]
+fn a_pool_holds_as_many_copies_as_its_journal_has_windows() {
+    let mut log = Log::opened("*=1", DEGRADE, &[1, 3]);
+    let mut holds_one = log.state.pools[&d(1)].clone();
+    assert_eq!(log.state.places_left(d(1)), None, "it has not told");
+    holds_one.places = 1;
+    log.ok(Command::PutPool(holds_one.clone()));
+    assert_eq!(log.state.places_left(d(1)), Some(0));
+    let at = |node: u128| NewReplica {
+        replica: ReplicaId::from_u128(0x900 + node),
+        ..new(node)
+    };
+    let second = |log: &Log| {
+        let Command::CreateVolume {
+            lineage, policy, ..
+        } = create(V, "second", "*=1", DEGRADE, &[])
+        else {
+            unreachable!()
+        };
+        assert!(log.state.volumes.contains_key(&V));
+        Command::CreateVolume {
+            volume: VolumeId::from_u128(2),
+            name: "second".into(),
+            blocks: 64,
+            lineage,
+            policy,
+            replicas: vec![at(1), at(3)],
+        }
+    };
+    assert_eq!(log.code(second(&log)), "no-place");
+    holds_one.places = 2;
+    log.ok(Command::PutPool(holds_one));
+    log.ok(second(&log));
+    assert_eq!(log.state.places_left(d(1)), Some(0));
+}
+
+#[test]
 fn sizes_only_grow() {
     let mut log = Log::opened("*=1", DEGRADE, &[1, 3]);
     let resize = |blocks| Command::ResizeVolume { volume: V, blocks };

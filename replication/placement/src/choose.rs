@@ -201,7 +201,7 @@ impl<'a> Draft<'a> {
             )
         } else if self.best_pool(host).is_none() {
             format!(
-                "none of its pools has {} extents free",
+                "none of its pools has {} extents and a place free",
                 self.request.extents
             )
         } else {
@@ -253,7 +253,9 @@ impl<'a> Draft<'a> {
     /// The pool of a node with the most room, if it is enough.
     fn best_pool(&self, host: &Host) -> Option<(u64, DeviceId)> {
         let fit = host.pools.iter().filter(|pool| {
-            pool.free_extents >= self.request.extents && Some(pool.device) != self.barred
+            pool.has_place
+                && pool.free_extents >= self.request.extents
+                && Some(pool.device) != self.barred
         });
         let best = fit.min_by_key(|pool| (Reverse(pool.free_extents), pool.device));
         best.map(|pool| (pool.free_extents, pool.device))
@@ -299,19 +301,19 @@ impl<'a> Draft<'a> {
             nodes: hosts.len() as u32,
             unfit: Vec::new(),
             full: Vec::new(),
+            crowded: Vec::new(),
             shared: Vec::new(),
         };
         for host in hosts {
-            let most_free = host
-                .pools
-                .iter()
-                .map(|pool| pool.free_extents)
-                .max()
-                .unwrap_or(0);
+            let with_place = host.pools.iter().filter(|pool| pool.has_place);
+            let most_free = with_place.map(|pool| pool.free_extents).max();
             if host.fitness != Fitness::Usable {
                 shortage.unfit.push((host.name.clone(), host.fitness));
             } else if self.best_pool(host).is_none() {
-                shortage.full.push((host.name.clone(), most_free));
+                match most_free {
+                    None if !host.pools.is_empty() => shortage.crowded.push(host.name.clone()),
+                    free => shortage.full.push((host.name.clone(), free.unwrap_or(0))),
+                }
             } else {
                 shortage.shared.push(host.name.clone());
             }

@@ -89,6 +89,9 @@ fn too_few(shortage: &Shortage) -> String {
     if let Some(full) = names(full.iter()) {
         reasons.push(format!("too full: {full}"));
     }
+    if let Some(crowded) = names(shortage.crowded.iter()) {
+        reasons.push(format!("holding as many copies as they can: {crowded}"));
+    }
     if let Some(shared) = names(shortage.shared.iter()) {
         let one = level_name(shortage.level, 1);
         reasons.push(format!("sharing a {one} with another copy: {shared}"));
@@ -117,6 +120,9 @@ fn remedy(shortage: &Shortage, place: &str) -> String {
     }
     if !shortage.full.is_empty() {
         ways.push("add a pool or free space".to_owned());
+    }
+    if !shortage.crowded.is_empty() {
+        ways.push("add a pool, or make one with a larger journal".to_owned());
     }
     let missing = shortage.needed.saturating_sub(shortage.found);
     ways.push(match (shortage.level, missing) {

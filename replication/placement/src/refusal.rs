@@ -73,6 +73,8 @@ pub struct Shortage {
     pub unfit: Vec<(String, Fitness)>,
     /// Nodes without room, by name, with the extents free on their best pool.
     pub full: Vec<(String, u64)>,
+    /// Nodes whose pools hold as many copies as they can, by name.
+    pub crowded: Vec<String>,
     /// Nodes with room that share the level with a copy.
     pub shared: Vec<String>,
 }

@@ -52,6 +52,8 @@ pub struct Space {
     pub name: String,
     /// Extents that may still be promised.
     pub free_extents: u64,
+    /// Whether it can hold one more replica, however small.
+    pub has_place: bool,
 }
 
 /// What a node shares at one level: the labels from the site down to it. An absent label is shared

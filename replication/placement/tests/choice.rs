@@ -21,6 +21,7 @@ fn host(id: u128, site: &str, zone: &str, rack: &str, free: &[u64]) -> Host {
                 device: DeviceId::from_u128(id * 10 + at),
                 name: format!("p{at}"),
                 free_extents: *free,
+                has_place: true,
             })
             .collect(),
     }
@@ -162,6 +163,21 @@ fn cordoned_down_and_full_nodes_are_passed_over_and_named() {
     assert!(
         text.contains("cordoned: b3") && text.contains("uncordon"),
         "{text}"
+    );
+}
+
+#[test]
+fn a_pool_that_holds_as_many_copies_as_it_can_is_passed_over_and_said_to() {
+    let mut topology = metro();
+    topology.hosts[2].pools[0].has_place = false;
+    let one_in_each = request("a=1,b=1", FaultDomain::Node);
+    assert_eq!(nodes(&choose(&one_in_each, &topology).expect("b4")), [2, 4]);
+    topology.hosts[3].pools[0].has_place = false;
+    let text = explain(&choose(&one_in_each, &topology).expect_err("b is out"));
+    assert_eq!(
+        text,
+        "site b has 0 nodes with space for a copy of 2.5 MiB; 1 is needed (holding as many copies as they can: b3, \
+         b4): add a pool, or make one with a larger journal, or add a node with space to site b"
     );
 }
 

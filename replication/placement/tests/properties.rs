@@ -61,6 +61,7 @@ fn host() -> impl Strategy<Value = Host> {
                     device: DeviceId::NONE,
                     name: String::new(),
                     free_extents,
+                    has_place: true,
                 })
                 .collect(),
         })

@@ -158,6 +158,7 @@ impl World {
             name: "pool".into(),
             extents: 128,
             free_extents: 128,
+            places: 0,
         }));
         let mut machine = Machine {
             id,

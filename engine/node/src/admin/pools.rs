@@ -74,6 +74,7 @@ impl Pools for Shared {
             name,
             extents: made.extents,
             free_extents: made.extents,
+            places: made.places,
         };
         // Committed when the daemon opens it, at its next start.
         let shown = show::pool(

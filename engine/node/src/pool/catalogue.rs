@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use lockstep_control::Pool;
 use lockstep_ring::disk::OpenOptionsDisk;
 use lockstep_ring::{Disk, DiskError};
 use lockstep_store::format::{Superblock, newest};
-use lockstep_types::{BLOCK, ClusterId, DeviceId};
+use lockstep_types::{BLOCK, ClusterId, DeviceId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{self, Directory};
@@ -34,6 +35,22 @@ pub struct OpenPool {
     pub disk: Disk,
     /// Data extents in all.
     pub extents: u64,
+    /// Replicas that it can hold.
+    pub places: u32,
+}
+
+impl OpenPool {
+    /// What its node says of it.
+    pub fn record(&self, node: NodeId) -> Pool {
+        Pool {
+            device: self.device,
+            node,
+            name: self.name.clone(),
+            extents: self.extents,
+            free_extents: self.extents,
+            places: self.places,
+        }
+    }
 }
 
 /// The pools of a data directory, by name.
@@ -140,6 +157,7 @@ fn open(name: &str, entry: &Entry, cluster: ClusterId) -> anyhow::Result<OpenPoo
         name: name.to_owned(),
         device: expected,
         extents: superblock.geometry.extents.into(),
+        places: superblock.geometry.max_replicas,
         disk,
     })
 }

@@ -54,6 +54,8 @@ pub struct Created {
     pub journal: u64,
     /// Data extents of 256 KiB.
     pub extents: u64,
+    /// Replicas that it can hold.
+    pub places: u32,
 }
 
 /// Told while a pool is written: bytes so far, and in all.
@@ -234,6 +236,7 @@ fn format(
         bytes,
         journal: options.ring_bytes,
         extents: superblock.geometry.extents.into(),
+        places: options.max_replicas,
     })
 }
 

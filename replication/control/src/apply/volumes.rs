@@ -183,6 +183,7 @@ impl Apply<'_> {
         }
         match self.state.pools.get(&new.device) {
             Some(pool) if pool.node == new.node => {
+                self.check_place(pool)?;
                 self.check_room(new.device, extents(volume.blocks))
             }
             _ => Err(Rejected::NoPool { device: new.device }),
@@ -206,6 +207,18 @@ impl Apply<'_> {
     /// The next epoch of a volume, in the cluster's generation.
     pub(super) fn epoch_after(&self, volume: &Volume) -> Epoch {
         volume.membership.epoch.in_generation(self.state.generation)
+    }
+
+    /// Whether a pool has a place for one more replica.
+    fn check_place(&self, pool: &crate::Pool) -> Result<(), Rejected> {
+        match self.state.places_left(pool.device) {
+            Some(0) => Err(Rejected::NoPlace {
+                pool: pool.name.clone(),
+                node: self.state.node_name(pool.node),
+                places: pool.places,
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn check_room(&self, device: lockstep_types::DeviceId, needed: u64) -> Result<(), Rejected> {

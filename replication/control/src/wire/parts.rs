@@ -173,6 +173,8 @@ pub(super) struct WirePool {
     extents: u64,
     #[prost(uint64, tag = "5")]
     free_extents: u64,
+    #[prost(uint32, tag = "6")]
+    places: u32,
 }
 
 impl From<&Pool> for WirePool {
@@ -183,6 +185,7 @@ impl From<&Pool> for WirePool {
             name: pool.name.clone(),
             extents: pool.extents,
             free_extents: pool.free_extents,
+            places: pool.places,
         }
     }
 }
@@ -197,6 +200,7 @@ impl TryFrom<WirePool> for Pool {
             name: wire.name,
             extents: wire.extents,
             free_extents: wire.free_extents,
+            places: wire.places,
         })
     }
 }

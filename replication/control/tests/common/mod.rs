@@ -61,6 +61,7 @@ pub fn pool(node: u128, extents: u64) -> Pool {
         name: "p0".into(),
         extents,
         free_extents: extents,
+        places: 0,
     }
 }
 
@@ -287,6 +288,13 @@ fn cluster_samples() -> Vec<(&'static str, Command)> {
             },
         ),
         ("PutPool", Command::PutPool(pool(1, 1000))),
+        (
+            "PutPoolWithPlaces",
+            Command::PutPool(Pool {
+                places: 256,
+                ..pool(1, 1000)
+            }),
+        ),
         ("RemovePool", Command::RemovePool { device: d(1) }),
         (
             "PutToken",

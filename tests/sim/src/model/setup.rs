@@ -73,6 +73,7 @@ pub(super) fn founded() -> State {
             name: "p".into(),
             extents: 1000,
             free_extents: 1000,
+            places: 8,
         }));
     }
     let replicas = (0..NODES).map(|node| NewReplica {

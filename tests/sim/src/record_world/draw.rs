@@ -64,6 +64,7 @@ pub fn founding() -> Vec<Command> {
             name: "p0".into(),
             extents: 100_000,
             free_extents: 100_000,
+            places: 256,
         }));
     }
     commands.push(node(9, "w", NodeRole::Witness));

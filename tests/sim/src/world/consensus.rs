@@ -46,6 +46,7 @@ impl World {
                     name: "pool".into(),
                     extents,
                     free_extents: extents,
+                    places: super::node::PLACES,
                 })
             }));
         }

@@ -23,6 +23,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Superblocks, metadata and the ring of a simulated pool lie below this.
 pub(super) const DATA_FROM: u64 = 6 << 20;
 
+/// Replicas that a simulated pool can hold.
+pub(super) const PLACES: u32 = 8;
+
 /// What a machine is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Machine {
@@ -510,7 +513,7 @@ fn format_pool(
         device_bytes: disk.bytes(),
         ring_bytes: 4 << 20,
         delta_bytes: 16 * BLOCK as u64,
-        max_replicas: 8,
+        max_replicas: PLACES,
         window_bytes: 256 << 10,
     };
     let (_zeroes, writes) =
