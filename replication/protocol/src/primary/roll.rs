@@ -1,11 +1,12 @@
 //! Rolling the union forward: every record above the highest floor is stored by every member under
 //! the new epoch, payload and all, in sequence order (R11). A crash in the middle redoes it.
 
+use super::exchange::INCOMPLETE;
 use super::{Phase, Primary, PrimaryOut};
 use crate::mutate::{Broken, Mutation};
 use crate::reconcile::Union;
-use lockstep_types::{Epoch, Nanos, Record, RecordKind, ReplicaId, Sequence, Stamp};
-use lockstep_wire::{RequestBody, TailEntry};
+use lockstep_types::{Epoch, Gap, Nanos, Record, RecordKind, ReplicaId, Sequence, Stamp};
+use lockstep_wire::{RequestBody, Sealed, TailEntry};
 use std::collections::BTreeMap;
 
 /// Payloads fetched at a time.
@@ -147,12 +148,31 @@ impl Primary {
                 wanted.holders.retain(|holder| *holder != from);
                 if wanted.holders.is_empty() {
                     let stamp = wanted.entry.stamp;
-                    self.wait(
-                        format!("record {stamp} can be read on no reachable copy"),
-                        out,
-                    );
+                    self.give_up(now, stamp, out);
                 }
             }
+        }
+    }
+
+    /// None of those that hold a record can read it any more. Where a member without a gap lacks it, it was
+    /// acknowledged to nobody (R2) and read by nobody (R14): those who hold it leave, and come back without
+    /// it. Otherwise it may have been, and the volume waits.
+    fn give_up(&mut self, now: Nanos, stamp: Stamp, out: &mut Vec<PrimaryOut>) {
+        let sealed = || {
+            self.members
+                .iter()
+                .filter_map(|(id, m)| Some((*id, m.sealed.as_ref()?)))
+        };
+        let lacks =
+            |s: &Sealed| s.gap == Gap::None && !s.joining && s.last.sequence < stamp.sequence;
+        if !sealed().any(|(_, s)| lacks(s)) {
+            let reason = format!("record {stamp} can be read on no reachable copy");
+            return self.wait(reason, out);
+        }
+        let holds = |s: &Sealed| s.tail.iter().any(|entry| entry.stamp == stamp);
+        let holders = sealed().filter(|(_, s)| holds(s)).map(|(id, _)| id);
+        for replica in holders.collect::<Vec<_>>() {
+            self.condemn(now, replica, INCOMPLETE, out);
         }
     }
 
