@@ -393,6 +393,11 @@ pub const ALL: &[Scenario] = &[
         run: shortest::torn_and_alone,
     },
     Scenario {
+        name: "nobody-can-read-it",
+        about: "an unanswered write that only one copy has rots there, and must hold nobody up (R11)",
+        run: shortest::nobody_can_read_it,
+    },
+    Scenario {
         name: "role-on-an-old-record",
         about: "every daemon dies right after a promotion, and the primary wants its role again (R9)",
         run: shortest::wants_its_role_on_an_old_record,

@@ -99,6 +99,8 @@ pub trait Script {
     /// The payload of the last batch in the journals of a machine that is off decays: a torn batch (R24). If
     /// there is one with a payload, coverage counts it as [`TORN`].
     fn tear_last_batch(&mut self, node: &str);
+    /// The last payload in its journal rots, whether a later batch has marked it or not.
+    fn rot_last_payload(&mut self, node: &str);
     /// A machine that is off loses its raft log, and keeps its pools.
     fn loses_log(&mut self, node: &str);
     /// A step happens when the copy on a node is certified.
@@ -276,9 +278,25 @@ impl Script for World {
         let node = self.named(node);
         for disk in &mut self.nodes[node].disks {
             let pages = journal_pages(&disk.disk);
-            if let Some((page, bytes)) = last_payload(&disk.disk, &pages) {
-                disk.disk.media_mut().write_stable(page, &[turned(&bytes)]);
+            let batches = batches(&disk.disk, &pages);
+            // None if it only marks the one before it.
+            if let Some((_, Some(page))) = batches.last_key_value() {
+                let torn = turned(&pages[page]);
+                disk.disk.media_mut().write_stable(*page, &[torn]);
                 self.coverage.hit(TORN);
+            }
+        }
+    }
+
+    fn rot_last_payload(&mut self, node: &str) {
+        let node = self.named(node);
+        for disk in &mut self.nodes[node].disks {
+            let pages = journal_pages(&disk.disk);
+            let batches = batches(&disk.disk, &pages);
+            let mut payloads = batches.values().flatten();
+            if let Some(page) = payloads.next_back() {
+                let rotten = turned(&pages[page]);
+                disk.disk.media_mut().write_stable(*page, &[rotten]);
             }
         }
     }
@@ -509,8 +527,8 @@ fn superblock(disk: &Disk) -> Superblock {
     Superblock::decode(&first).expect("a pool")
 }
 
-/// The first page of the payload of the last batch; none if it only marks the one before it.
-fn last_payload(disk: &Disk, pages: &Pages) -> Option<(u64, Bytes)> {
+/// The batches in a journal, by number, each with the first page of its payload, if it has any.
+fn batches(disk: &Disk, pages: &Pages) -> BTreeMap<u64, Option<u64>> {
     let key = superblock(disk).key;
     let batch_at = |page: u64, first: &Bytes| {
         let shape = Batch::peek(first).ok()?;
@@ -521,11 +539,10 @@ fn last_payload(disk: &Disk, pages: &Pages) -> Option<(u64, Bytes)> {
         let payload = (shape.payload_blocks > 0).then_some(page + blocks);
         Some((parsed.batch.number, payload))
     };
-    let batches = pages
-        .iter()
-        .filter_map(|(page, first)| batch_at(*page, first));
-    let (_, payload) = batches.max()?;
-    Some((payload?, pages.get(&payload?)?.clone()))
+    let found = pages.iter();
+    found
+        .filter_map(|(page, first)| batch_at(*page, first))
+        .collect()
 }
 
 /// The pages of a device's journal that hold anything.

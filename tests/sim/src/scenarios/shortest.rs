@@ -131,6 +131,29 @@ pub fn torn_and_alone(config: &Config) -> Outcome {
     })
 }
 
+/// (1) b's daemon dies, and a, the primary, goes on for a moment; then its own dies. (2) Both are back, and the last
+/// record rots in a's journal after that was read. (3) The volume is attached in b. Without a look at who lacks
+/// the record (R11): it is to be rolled forward, nobody can read it, and the volume waits for ever for what was
+/// answered to nobody.
+pub fn nobody_can_read_it(config: &Config) -> Outcome {
+    two_sites_by(config, lasting(60), |world| {
+        world.at(CUT, |w| w.kill_process("b1"));
+        world.at(CUT + millis(250), |w| {
+            w.kill_process("a1");
+            w.publish_at("b1");
+        });
+        world.at(CUT + millis(300), |w| {
+            w.start_again("a1");
+            w.start_again("b1");
+        });
+        world.at(CUT + millis(320), |w| w.rot_last_payload("a1"));
+        world.at(CUT + 12 * SECOND, |w| {
+            w.expect_acks(CUT + 11 * SECOND, 4 * SECOND)
+        });
+        world.at(CUT + 40 * SECOND, |w| w.expect_in_sync(&["a1", "b1"]));
+    })
+}
+
 /// (1) The volume moves, and every daemon is killed before anything else is committed: logs hold the promotion,
 /// and perhaps not yet that it was committed. (2) All are back, and the primary wants its role on the record of
 /// before. Without R9's question to a certified member, which has promised more than that record says: it asks
