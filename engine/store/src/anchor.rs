@@ -25,6 +25,8 @@ pub(crate) struct AnchorState {
     pub due: bool,
     /// The next anchor stands for the mark that an idle journal writes (R24).
     pub mark_due: bool,
+    /// The mark that the one on its way carries.
+    pub marking: u64,
 }
 
 /// What an anchor says that others wait for.
@@ -142,6 +144,7 @@ impl Store {
             scrub: self.scrub.position(),
         };
         self.anchor.writing = Some(said);
+        self.anchor.marking = self.journal.durable;
         let page = Bytes::copy_from_slice(&anchor.encode(&self.key));
         let offset = self.geometry.anchor_slot(anchor.generation);
         self.submit_write(Op::Anchor, offset, SmallVec::from_elem(page, 1), true, out);
@@ -151,6 +154,7 @@ impl Store {
     pub(crate) fn anchor_written(&mut self, out: &mut Outputs) {
         let said = self.anchor.writing.take().expect("one was on its way");
         self.anchor.written = said;
+        self.journal.marked = self.journal.marked.max(self.anchor.marking);
         self.moves += 1;
         self.journal.tail = said.tail;
         let passed = self

@@ -346,6 +346,8 @@ impl Store {
     /// A batch has returned from its durable write: its records are durable, its floors on disk.
     pub(crate) fn batch_durable(&mut self, number: u64, out: &mut Outputs) {
         self.journal.in_flight = false;
+        // It carries what was durable when it was sent.
+        self.journal.marked = self.journal.marked.max(self.journal.durable);
         self.journal.durable = number;
         let info = self
             .journal

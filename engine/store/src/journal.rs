@@ -46,6 +46,8 @@ pub struct Journal {
     pub previous: HeaderHash,
     /// The highest batch known durable: the mark (R24).
     pub durable: u64,
+    /// The highest mark that is on disk: a batch above it that decays is taken for one that was torn.
+    pub marked: u64,
     /// Bytes of all windows of the replicas here: pinned records are bounded by them.
     pub windows: u64,
     /// About how many bytes the records need that are in the ring.
@@ -78,6 +80,7 @@ impl Journal {
             next_number,
             previous,
             durable: next_number - 1,
+            marked: next_number - 1,
             windows: 0,
             needed: 0,
             together: Vec::new(),

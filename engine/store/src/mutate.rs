@@ -26,11 +26,12 @@ pub enum Mutation {
     S5OrderIgnored,
     R11SupersededTooEarly,
     R11FloorForgotten,
+    R24CopiesUnmarked,
 }
 
 impl Mutation {
     /// All of them, in order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::S1AckBeforeDurable,
         Self::S2NoFlushAfterData,
         Self::S2TailBeforeDeltas,
@@ -52,6 +53,7 @@ impl Mutation {
         Self::S5OrderIgnored,
         Self::R11SupersededTooEarly,
         Self::R11FloorForgotten,
+        Self::R24CopiesUnmarked,
     ];
 }
 

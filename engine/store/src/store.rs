@@ -162,6 +162,8 @@ pub struct Store {
     pub(crate) stuck: bool,
     /// The tail is to pass void marks although the ring is not full.
     pub(crate) tail_pressed: bool,
+    /// A table entry waits for an anchor to mark what it vouches for.
+    pub(crate) marks_owed: bool,
     /// How often content moved from one place to another, or a place became free.
     pub(crate) moves: u64,
     /// When records that could not be read are tried again.
@@ -222,6 +224,7 @@ impl Store {
             forwarded: 0,
             stuck: false,
             tail_pressed: false,
+            marks_owed: false,
             moves: 0,
             retry_at: None,
             scrub: Scrub::new(1, 0, Default::default(), 0), // sized by the superblock, once it is read

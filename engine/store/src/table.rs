@@ -4,6 +4,7 @@
 use crate::api::{Event, Output, Outputs, StoreError, Tag};
 use crate::format::{EntryState, MAX_VOIDS, ReplicaEntry, VoidMark};
 use crate::index::EntryId;
+use crate::mutate::Mutation;
 use crate::slots::{Slot, Writing};
 use crate::store::{Op, Phase, Store};
 use bytes::Bytes;
@@ -151,6 +152,12 @@ impl Store {
         if slot.writing.is_some() || !slot.dirty && !slot.twin_due {
             return;
         }
+        if self.owes_mark(number) {
+            self.marks_owed = true;
+            self.anchor.mark_due = true;
+            return self.write_anchor_if_due(out);
+        }
+        let slot = self.slots.get_mut(&number).expect("as above");
         slot.voids.retain(|v| v.before_batch > tail);
         if slot.voids.len() > MAX_VOIDS {
             // The entry has no room: the tail passes the oldest mark first.
@@ -173,6 +180,22 @@ impl Store {
         self.submit_write(Op::Table(number), offset, parts, true, out);
     }
 
+    /// Whether the entry would say of a replica that it is whole while its content lies in batches that no mark
+    /// says to have been durable. Such a batch, decayed, is taken for torn, and other members' tails refute
+    /// only what they would hold too: records, not copies (R24, docs/decisions/0018).
+    fn owes_mark(&self, number: u32) -> bool {
+        let slot = &self.slots[&number];
+        let marked = self.journal.marked;
+        let unmarked = |copy: bool, batch: Option<u64>| copy && batch.is_some_and(|b| b > marked);
+        slot.meta.cut.is_none()
+            && !slot.deleting
+            && !self.broken.is(Mutation::R24CopiesUnmarked)
+            && self
+                .index
+                .of_slot(number)
+                .any(|(_, e)| unmarked(e.copy, e.batch))
+    }
+
     pub(crate) fn table_written(&mut self, number: u32, out: &mut Outputs) {
         let slot = self
             .slots
@@ -192,15 +215,16 @@ impl Store {
         self.purge(number);
     }
 
-    /// Table writes that waited for the tail to pass void marks.
+    /// Table writes that waited for the tail to pass void marks, or for the anchor to mark copies.
     pub(crate) fn retry_tables(&mut self, out: &mut Outputs) {
-        if !std::mem::take(&mut self.tail_pressed) {
+        let pressed = std::mem::take(&mut self.tail_pressed);
+        if !std::mem::take(&mut self.marks_owed) && !pressed {
             return;
         }
         let waiting: Vec<u32> = self
             .slots
             .values()
-            .filter(|s| s.dirty && s.writing.is_none())
+            .filter(|s| (s.dirty || s.twin_due) && s.writing.is_none())
             .map(|s| s.number)
             .collect();
         for number in waiting {

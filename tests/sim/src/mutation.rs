@@ -161,6 +161,7 @@ fn scenarios_of_store(mutation: lockstep_store::mutate::Mutation) -> &'static [&
         | Of::S3OldestWins => &["store-every-step", "store"],
         Of::S5PinnedRecordDropped | Of::S5TailPassesUnflushedCopy => &["store-pinned", "store"],
         Of::S5OrderIgnored => &["store-overtaken-discard", "store"],
+        Of::R24CopiesUnmarked => &["certified-and-torn", "world"],
         Of::R11SupersededTooEarly => &["store-cut-while-rolling", "store"],
         Of::S4ReuseWhileWritten => &["store-void-in-flight", "store"],
         Of::S3OlderRecordWins => &["store-direct-over-waiting", "store"],

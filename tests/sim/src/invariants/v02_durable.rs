@@ -119,6 +119,11 @@ pub fn everywhere(world: &World, node: NodeIndex, volume: VolumeId) -> Result<()
         return Ok(());
     }
     for (member, incarnation) in &record.membership.in_sync {
+        let held = record.replicas.get(member);
+        let place = held.map(|replica| world.index_of(replica.node));
+        if place.is_some() && place == world.plan.liar {
+            continue; // it is back as of an earlier moment, and not found out yet (R4)
+        }
         let own = seen
             .replicas
             .iter()

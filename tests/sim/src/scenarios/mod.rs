@@ -393,6 +393,11 @@ pub const ALL: &[Scenario] = &[
         run: shortest::torn_and_alone,
     },
     Scenario {
+        name: "certified-and-torn",
+        about: "what was copied to a replica decays in the moment of its certification (R24)",
+        run: shortest::certified_and_torn,
+    },
+    Scenario {
         name: "nobody-can-read-it",
         about: "an unanswered write that only one copy has rots there, and must hold nobody up (R11)",
         run: shortest::nobody_can_read_it,

@@ -131,6 +131,34 @@ pub fn torn_and_alone(config: &Config) -> Outcome {
     })
 }
 
+/// (1) b rejoins while nobody writes, and is certified. (2) In the same moment both machines lose power, and the last
+/// batch of b's journal, which holds what was copied to it, decays. (3) Both are back, and the volume is read in b.
+/// Without a mark before the certified state (R24): the batch counts as torn, the other's tail refutes it, and b
+/// serves what it had before the copies.
+pub fn certified_and_torn(config: &Config) -> Outcome {
+    two_sites_by(config, lasting(70), |world| {
+        world.at(CUT - 4 * SECOND, |w| w.kill_process("b1"));
+        world.at(CUT, |w| w.hush(true));
+        world.at(CUT + 2 * SECOND, |w| {
+            w.expect_in_sync(&["a1"]);
+            w.start_again("b1");
+            w.at_certification_of("b1", |w| {
+                w.kill_machine("a1");
+                w.kill_machine("b1");
+                w.tear_last_batch("b1");
+                w.publish_at("b1");
+                let soon = w.now() + millis(500);
+                w.at(soon, |w| {
+                    w.start_again("a1");
+                    w.start_again("b1");
+                    w.hush(false);
+                });
+            });
+        });
+        world.at(CUT + 50 * SECOND, |w| w.expect_in_sync(&["a1", "b1"]));
+    })
+}
+
 /// (1) b's daemon dies, and a, the primary, goes on for a moment; then its own dies. (2) Both are back, and the last
 /// record rots in a's journal after that was read. (3) The volume is attached in b. Without a look at who lacks
 /// the record (R11): it is to be rolled forward, nobody can read it, and the volume waits for ever for what was
