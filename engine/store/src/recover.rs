@@ -47,7 +47,10 @@ pub(crate) struct Recovering {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 enum Step {
+    /// What is read may be what a process wrote that has ended, and lie in the device's cache alone: it is
+    /// flushed before it is read, or a mark would call durable what the next power cut takes away.
     #[default]
+    Flushing,
     Superblocks,
     Anchors,
     Table,
@@ -64,6 +67,14 @@ impl Store {
     /// Begins recovery; `Recovered` follows, or `DeviceFailed` with the reason.
     pub fn start(&mut self, now: lockstep_types::Nanos, out: &mut Outputs) {
         self.now = now;
+        let recovering = self.recovering();
+        recovering.serial += 1;
+        let op = Op::Recovery(recovering.serial);
+        self.submit(op, |token| DiskOp::Flush { token }, out);
+    }
+
+    fn ask_superblocks(&mut self, out: &mut Outputs) {
+        self.recovering().step = Step::Superblocks;
         self.ask(0, 2 * BLOCK64, out);
     }
 
@@ -98,11 +109,17 @@ impl Store {
         let step = recovering.step;
         let bytes = match result {
             DiskResult::Read(bytes) => bytes,
-            DiskResult::Done if matches!(step, Step::Clearing | Step::Gaps) => Bytes::new(),
+            DiskResult::Done if matches!(step, Step::Flushing | Step::Clearing | Step::Gaps) => {
+                Bytes::new()
+            }
             DiskResult::Done => unreachable!("recovery asked for a read"),
             DiskResult::Failed(errno) => return self.fail(errno, "a read while recovering", out),
         };
         let good = match step {
+            Step::Flushing => {
+                self.ask_superblocks(out);
+                Ok(())
+            }
             Step::Superblocks => self.take_superblocks(&bytes, out),
             Step::Anchors => self.take_anchors(&bytes, out),
             Step::Table => self.take_table(&bytes, out),

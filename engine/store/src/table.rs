@@ -64,6 +64,7 @@ impl Store {
         slot.meta.blocks = slot.meta.blocks.max(blocks);
         slot.floor = slot.floor.max(meta.floor);
         self.write_table(number, Some(tag), out);
+        self.write_anchor_if_due(out);
     }
 
     /// Deletes a replica's data. The caller holds a committed tombstone (R18).
@@ -154,8 +155,8 @@ impl Store {
         }
         if self.owes_mark(number) {
             self.marks_owed = true;
-            self.anchor.mark_due = true;
-            return self.write_anchor_if_due(out);
+            self.anchor.mark_due = true; // whoever asked sees to it that it goes
+            return;
         }
         let slot = self.slots.get_mut(&number).expect("as above");
         slot.voids.retain(|v| v.before_batch > tail);

@@ -53,6 +53,7 @@ fn a_blank_entry_named_by_a_checkpoint_is_refused() {
     bench.call(|store, _, _| store.set_floor(replica, stamp(1, 1)));
     bench.idle(lockstep_types::seconds(3));
     bench.restart();
+    bench.settle();
     is_refused(bench);
 }
 

@@ -115,10 +115,14 @@ impl Primary {
     fn begin_join(&mut self, now: Nanos, out: &mut Vec<PrimaryOut>) {
         let candidate = self.view.replicas.iter().find(|(id, r)| {
             let held = self.hold_down.get(id).is_some_and(|held| now < held.until);
+            // While it is open for repair only, nobody joins but in place of one who is absent: a joiner is told a
+            // floor that the others who are absent are not at.
+            let wanted = !self.repairs_only() || !self.exchanged_for(**id).is_empty();
             !self.view.in_sync.contains_key(id)
                 && r.ready
                 && !r.leaving
                 && !held
+                && wanted
                 && self.link_up(r.node)
         });
         let Some((replica, wanted)) = candidate.map(|(id, r)| (*id, r.clone())) else {

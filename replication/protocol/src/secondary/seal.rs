@@ -100,10 +100,10 @@ impl Secondary {
             self.meta.gap = Gap::None; // filled or refuted by the reconcile (R24)
         }
         let first = Stamp::new(header.epoch, base);
+        // No floor yet: of an epoch that is open for repair only none is told, for who is absent from it lacks
+        // what was rolled (docs/decisions/0008).
         self.last = first;
         self.durable = first;
-        self.meta.floor = self.meta.floor.max(first);
-        store.set_floor(self.meta.floor);
         let tag = store.put_meta(&self.meta);
         self.pending.insert(
             tag,

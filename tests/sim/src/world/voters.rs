@@ -114,10 +114,18 @@ impl World {
             self.electorate.seen.clear();
             self.electorate.steady.clear();
         }
-        for progress in &status.progress {
-            if new || progress.active {
-                self.electorate.seen.insert(progress.raft_id, now);
-            }
+        // Heard as in production, where a heartbeat names the log that a node follows. Raft forgets who was
+        // active once an election timeout, and a look at the same moment each time would see nobody.
+        let follows = |raft_id: u64| {
+            let mut nodes = 0..self.nodes.len();
+            let node = nodes.find(|node| self.nodes[*node].raft_id == raft_id)?;
+            let voter = self.nodes[node].voter();
+            (voter.is_some() && self.net.reach(leader, node)).then_some(())
+        };
+        let seen = status.progress.iter().map(|progress| progress.raft_id);
+        let seen: Vec<u64> = seen.filter(|id| new || follows(*id).is_some()).collect();
+        for raft_id in seen {
+            self.electorate.seen.insert(raft_id, now);
         }
         for node in 0..self.nodes.len() {
             let process = self.nodes[node].process.as_ref();
