@@ -2,6 +2,7 @@
 //! volume may wait for once nothing else is certified (R21).
 
 use super::World;
+use super::plan::FaultKind;
 use crate::net::NodeIndex;
 use lockstep_control::Applied;
 use lockstep_types::{Gap, Incarnation, Nanos, ReplicaId, SECOND, VolumeId};
@@ -132,7 +133,16 @@ impl World {
             return false;
         };
         let in_sync = &record.membership.in_sync;
-        let lost = |id: &ReplicaId, life: &Incarnation| self.losses.is_lost(*id, *life);
+        // What rotted is lost, too: the journal of the device that rots, beside one whose own device failed for
+        // a while (world seed 3330).
+        let rots = self.plan.every(FaultKind::Corruption).is_some();
+        let victim = self.nodes[self.plan.victim].id;
+        let rotten = |id: &ReplicaId| {
+            let held = record.replicas.get(id);
+            rots && held.is_some_and(|held| held.node == victim) && self.is_gapped(*id)
+        };
+        let lost =
+            |id: &ReplicaId, life: &Incarnation| self.losses.is_lost(*id, *life) || rotten(id);
         in_sync.iter().any(|(id, life)| lost(id, life))
             && in_sync
                 .iter()
