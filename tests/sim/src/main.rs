@@ -7,6 +7,7 @@ use sim::ledger::{self, Ledger};
 use sim::model::{self, SCOPES, Search};
 use sim::mutation::{Mutation, POSSIBLE};
 use sim::run::{Config, Less, Words, run_many};
+use sim::say;
 use sim::scenarios::{self, Scenario};
 use sim::summary::Summary;
 use std::path::PathBuf;
@@ -75,13 +76,13 @@ fn main() -> ExitCode {
     if arguments.mutations {
         for mutation in Mutation::all() {
             let (name, rule) = (mutation.name(), mutation.rule());
-            println!("{name:<36} {rule:<10} {}", mutation.about());
+            say!("{name:<36} {rule:<10} {}", mutation.about());
         }
         return ExitCode::SUCCESS;
     }
     if arguments.scenarios {
         for scenario in scenarios::ALL {
-            println!("{:<28} {}", scenario.name, scenario.about);
+            say!("{:<28} {}", scenario.name, scenario.about);
         }
         return ExitCode::SUCCESS;
     }
@@ -164,7 +165,7 @@ fn explore_model(arguments: &Arguments, scope: &str) -> Result<bool, String> {
                 .map(|m| format!("{} ", m.name()))
                 .unwrap_or_default();
             let seconds = began.elapsed().as_secs_f64();
-            println!("{rule}{name}: {report} ({seconds:.1} s)");
+            say!("{rule}{name}: {report} ({seconds:.1} s)");
         }
     }
     Ok(clean)
@@ -202,14 +203,14 @@ fn run_gate(
     let mut caught = 0;
     for mutation in mutations {
         let verdict = gate::run(*mutation, scenario, effort);
-        println!("{}", verdict.line());
+        say!("{}", verdict.line());
         caught += usize::from(verdict.caught.is_some());
         if let Some(table) = &arguments.table {
             gate::write_table(table, &[verdict])
                 .map_err(|error| format!("{}: {error}", table.display()))?;
         }
     }
-    println!("{caught} of {} mutations caught", mutations.len());
+    say!("{caught} of {} mutations caught", mutations.len());
     Ok(caught == mutations.len())
 }
 
@@ -267,22 +268,25 @@ fn run_seeds(arguments: &Arguments, configs: impl Iterator<Item = Config> + Send
             return true;
         };
         clean = false;
-        println!(
+        say!(
             "seed {} of {} failed: {}: {}",
-            config.seed, config.scenario.name, failure.what, failure.why
+            config.seed,
+            config.scenario.name,
+            failure.what,
+            failure.why
         );
-        println!("  replay: {}", config.command());
+        say!("  replay: {}", config.command());
         if !arguments.keep_going && config.less == Less::default() && !arguments.trace {
             let smaller = sim::shrink::shrink(config, &failure);
             if smaller.less != config.less {
-                println!("  smaller: {}", smaller.command());
+                say!("  smaller: {}", smaller.command());
             }
         }
         arguments.keep_going
     });
-    println!("{}", summary.report());
+    say!("{}", summary.report());
     if let Some(words) = book.as_mut().and_then(write_down) {
-        println!("{words}");
+        say!("{words}");
     }
     clean
 }

@@ -67,7 +67,7 @@ impl Trace {
             now / 1000 % 1_000_000
         );
         if self.aloud {
-            println!("{line}");
+            crate::say!("{line}");
             return;
         }
         if self.lines.len() == KEPT_LINES {
