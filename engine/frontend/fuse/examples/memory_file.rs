@@ -1,5 +1,5 @@
 //! Attaches a block device over a volume in memory, until its input ends:
-//! `cargo run -p lockstep-fuse --example memory -- 1073741824`, as root.
+//! `cargo run -p lockstep-fuse --example memory_file -- 1073741824`, as root.
 
 use anyhow::Context;
 use lockstep_frontend::{Answer, Done, IoError, Op, ReadPart, Request};
