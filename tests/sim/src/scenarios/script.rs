@@ -42,6 +42,7 @@ pub fn scripted_by(
     let mut rng = Rng::new(config.seed);
     let mut plan = Plan::draw(&mut rng.split("plan"), &config.less);
     plan.data_nodes = data_nodes;
+    plan.victim %= data_nodes[0] + data_nodes[1]; // drawn among as many as the mix would have
     plan.every = [None; 12];
     plan.odd = 0;
     plan.operator_every = None;

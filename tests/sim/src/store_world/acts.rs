@@ -314,7 +314,7 @@ impl StoreWorld {
     pub(super) fn batch_ended(&mut self, token: DiskToken) {
         if self.batches.remove(&token) {
             for owned in &mut self.replicas {
-                owned.marked = owned.model.durable;
+                owned.marked = owned.model.durable();
             }
         }
     }

@@ -64,7 +64,7 @@ impl StoreWorld {
             None => owned.model.durable,
         };
         let says_so = found.meta.gap == Gap::Corrupt || corrupt;
-        if last < least && !says_so && corrupting && last >= owned.marked {
+        if last < least && !says_so && corrupting && last >= owned.marked.sequence {
             // Beyond the mark the device cannot tell; whoever was acknowledged more can (R4).
             self.ends_with("store: last batch lost beyond the mark");
             return Ok(false);
@@ -107,7 +107,7 @@ impl StoreWorld {
     }
 
     /// The replica has lost something and its owner sees it, or would: here the run ends.
-    fn ends_with(&mut self, what: &'static str) {
+    pub(super) fn ends_with(&mut self, what: &'static str) {
         self.coverage.hit(what);
         self.failed_device = true;
         self.left = 0;

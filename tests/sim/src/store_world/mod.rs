@@ -51,7 +51,15 @@ pub(crate) struct Owned {
     pub voiding: Option<(Tag, Sequence)>,
     pub pinned: bool,
     /// What was durable before the last batch: the mark covers it (R24).
-    pub marked: Sequence,
+    pub marked: Stamp,
+}
+
+impl Owned {
+    /// No mark covers what a replica lacks if this is its last record.
+    fn is_beyond_mark(&self, last: Stamp) -> bool {
+        let same = last.sequence == self.marked.sequence && last.epoch >= self.marked.epoch;
+        same || last.sequence > self.marked.sequence
+    }
 }
 
 pub(crate) struct Reading {
@@ -186,7 +194,7 @@ impl StoreWorld {
             granted: 0,
             voiding: None,
             pinned: self.plan.pinned && i == 0,
-            marked: Sequence::ZERO,
+            marked: Stamp::ZERO,
         });
     }
 
@@ -410,6 +418,10 @@ impl StoreWorld {
             }
             let owned = self.owned(found.meta.replica);
             if let Err(why) = owned.model.check_epoch(found.last) {
+                // Beyond the mark a lost write may have been the one that rolled it (store seed 1814386).
+                if rots && owned.is_beyond_mark(found.last) {
+                    return self.ends_with("store: last batch lost beyond the mark");
+                }
                 return self.fail("V2", why);
             }
         }

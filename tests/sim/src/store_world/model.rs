@@ -90,6 +90,12 @@ impl Model {
         self.rolling.clear();
     }
 
+    /// The last durable record, under the epoch that it was last durable under.
+    pub fn durable(&self) -> Stamp {
+        let epoch = self.epochs.get(&self.durable).copied();
+        Stamp::new(epoch.unwrap_or_default(), self.durable)
+    }
+
     /// The last record that recovery found is of no older epoch than it was durable under (R11, S3).
     ///
     /// # Errors

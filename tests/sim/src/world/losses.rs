@@ -135,11 +135,11 @@ impl World {
         let in_sync = &record.membership.in_sync;
         // What rotted is lost, too: the journal of the device that rots, beside one whose own device failed for
         // a while (world seed 3330).
-        let rots = self.plan.every(FaultKind::Corruption).is_some();
-        let victim = self.nodes[self.plan.victim].id;
+        let rots = self.plan.every(FaultKind::Corruption);
+        let rotting = rots.map(|_| self.nodes[self.plan.victim].id);
         let rotten = |id: &ReplicaId| {
-            let held = record.replicas.get(id);
-            rots && held.is_some_and(|held| held.node == victim) && self.is_gapped(*id)
+            let holder = record.replicas.get(id).map(|held| held.node);
+            rotting.is_some() && holder == rotting && self.is_gapped(*id)
         };
         let lost =
             |id: &ReplicaId, life: &Incarnation| self.losses.is_lost(*id, *life) || rotten(id);
