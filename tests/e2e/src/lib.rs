@@ -33,12 +33,17 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// The binary for a command that comes to an end: one that hangs is a failed test, with a name, and not a
+/// run of tests that never ends.
+pub fn bounded() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", "300"]).arg(binary());
+    command
+}
+
 /// Runs the binary to its end.
 pub fn lockstep(arguments: &[&str]) -> Output {
-    Command::new(binary())
-        .args(arguments)
-        .output()
-        .expect("the binary runs")
+    bounded().args(arguments).output().expect("the binary runs")
 }
 
 /// A directory on a disk: pools need direct I/O, which /tmp in memory does not have.

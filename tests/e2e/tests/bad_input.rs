@@ -146,7 +146,7 @@ fn two_daemons_on_one_pool_or_directory_are_refused() {
         ],
     );
     let _ = std::fs::remove_file(copy.join("raft/lock"));
-    let output = Command::new(e2e::binary())
+    let output = e2e::bounded()
         .args(["--dir", copy.to_str().expect("plain"), "daemon"])
         .output()
         .expect("the binary runs");

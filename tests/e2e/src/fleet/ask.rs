@@ -6,12 +6,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Fleet, PATIENCE, text};
-use crate::binary;
+use crate::{binary, bounded};
 
 impl Fleet {
     /// The binary with a node's data directory, in the node's network.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(binary());
+        self.placed(name, Command::new(binary()))
+    }
+
+    fn placed(&self, name: &str, mut command: Command) -> Command {
         command.arg("--dir").arg(self.home(name));
         if let Some(node) = &self.members[name].node {
             node.place(&mut command);
@@ -21,7 +24,7 @@ impl Fleet {
 
     /// Runs a command on a node.
     pub fn run(&self, name: &str, arguments: &[&str]) -> Output {
-        let mut command = self.command(name);
+        let mut command = self.placed(name, bounded());
         command.args(arguments).output().expect("the binary runs")
     }
 

@@ -170,7 +170,7 @@ impl Media {
         for write in in_flight {
             let fate = *fates
                 .entry(write.write)
-                .or_insert_with(|| draw_fate(rng, style));
+                .or_insert_with(|| draw_fate(rng, style).of_one_in_flight(rng, write));
             for (page, content) in pages(write.first, &write.parts) {
                 self.settle(rng, style, fate, page, &content, &mut report);
             }
@@ -179,7 +179,7 @@ impl Media {
             match fate {
                 Fate::Kept => report.kept += 1,
                 Fate::Dropped => report.dropped += 1,
-                Fate::Torn => report.torn += 1,
+                Fate::Torn | Fate::Broken(_) => report.torn += 1,
             }
         }
         report
@@ -237,8 +237,8 @@ impl Media {
         new: &Bytes,
         report: &mut CutReport,
     ) {
-        match fate {
-            Fate::Dropped => {}
+        match fate.of_page(page) {
+            Fate::Dropped | Fate::Broken(_) => {}
             Fate::Kept => self.stable[page as usize] = Some(new.clone()),
             Fate::Torn => {
                 let mut bytes = self.stable[page as usize]
@@ -290,7 +290,32 @@ pub struct CutReport {
 enum Fate {
     Kept,
     Dropped,
+    /// Of every page some sectors.
     Torn,
+    /// Whole up to this page, some of its sectors, and nothing behind it.
+    Broken(u64),
+}
+
+impl Fate {
+    /// A device that writes front to back breaks off, as often as not: the headers of a batch stand, and its
+    /// last payload is cut through.
+    fn of_one_in_flight(self, rng: &mut Rng, write: &Unfinished) -> Self {
+        match self {
+            Self::Torn if rng.per_cent(50) => {
+                let bytes: usize = write.parts.iter().map(Bytes::len).sum();
+                Self::Broken(write.first + rng.below((bytes / BLOCK) as u64))
+            }
+            fate => fate,
+        }
+    }
+
+    fn of_page(self, page: u64) -> Self {
+        match self {
+            Self::Broken(at) if page < at => Self::Kept,
+            Self::Broken(at) if page == at => Self::Torn,
+            fate => fate,
+        }
+    }
 }
 
 fn draw_fate(rng: &mut Rng, style: CutStyle) -> Fate {
@@ -372,5 +397,29 @@ mod tests {
         assert_eq!(report.torn, 1);
         let page = media.read(0, 1).expect("readable");
         assert!(page.contains(&1) && page.contains(&2));
+    }
+
+    #[test]
+    fn a_write_that_breaks_off_keeps_what_is_in_front() {
+        let torn = CutStyle {
+            kept: 0,
+            dropped: 0,
+            garbage: 0,
+        };
+        let breaks_off = |seed: u64| {
+            let mut media = Media::new(1 << 18);
+            let write = Unfinished {
+                write: 9,
+                first: 0,
+                parts: SmallVec::from_elem(block(2), 48),
+            };
+            media.power_cut(&mut Rng::new(seed), torn, &[write]);
+            let of = |page: u64| media.read(page, 1).expect("readable");
+            let whole = (0..48).take_while(|page| of(*page).iter().all(|b| *b == 2));
+            let whole = whole.count() as u64;
+            whole > 0 && (whole + 1..48).all(|page| of(page).iter().all(|b| *b == 0))
+        };
+        let broken = (0..100).filter(|seed| breaks_off(*seed)).count();
+        assert!((25..=75).contains(&broken), "{broken} of 100");
     }
 }

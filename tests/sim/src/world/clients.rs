@@ -489,10 +489,8 @@ impl World {
     fn has_heard_all(&self, node: NodeIndex) -> bool {
         let last = self.committed.state.applied;
         let process = self.nodes[node].process.as_ref();
-        process.is_some_and(|process| match &process.voter {
-            Some(voter) => voter.state.applied >= last,
-            None => process.learned >= Some(last),
-        })
+        let voter = process.and_then(|process| process.voter.as_ref());
+        voter.is_some_and(|voter| voter.state.applied >= last)
     }
 
     pub(super) fn attachment_changed(

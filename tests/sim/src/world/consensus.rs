@@ -1,4 +1,4 @@
-//! The control plane of the world: voters persist, speak and apply; nodes that do not vote follow one.
+//! The control plane of the world: logs persist, speak and apply; those of nodes that do not vote learn.
 
 use super::step::{Inward, Work};
 use super::{Event, World};
@@ -7,10 +7,9 @@ use crate::net::NodeIndex;
 use crate::trace::hash_of;
 use crate::words;
 use bytes::Bytes;
-use lockstep_consensus::{Input as VoterInput, Output as VoterOutput};
+use lockstep_consensus::{ConfState, Input as VoterInput, Output as VoterOutput};
 use lockstep_control::{Applied, Change, Command, Node as ControlNode, Pool, Proposal, State};
 use lockstep_logic::io::Input;
-use lockstep_types::{SECOND, millis};
 use std::collections::BTreeSet;
 
 /// How much slower than usual a log is that hardly moves.
@@ -134,24 +133,7 @@ impl World {
                     self.push(node, Work::Voter(VoterInput::Snapshot { index, data }));
                 }
                 VoterOutput::Reconfigured { index, conf, .. } => {
-                    let voting: BTreeSet<u64> = conf
-                        .voters
-                        .iter()
-                        .chain(&conf.voters_outgoing)
-                        .copied()
-                        .collect();
-                    if self.committed.applied < index {
-                        self.committed
-                            .state
-                            .apply_configuration(index, voting.clone());
-                        self.committed.applied = index;
-                        self.committed.entries.insert(index, (0, Vec::new()));
-                    }
-                    self.voter_mut(node)
-                        .state
-                        .apply_configuration(index, voting);
-                    self.say_node(node, format_args!("voters are now {:?}", conf.voters));
-                    self.coverage.hit("control: reconfigured");
+                    self.reconfigured(node, index, &conf)
                 }
                 VoterOutput::Refused { ticket, reason, .. } => {
                     self.coverage.hit("control: proposal refused or unknown");
@@ -170,6 +152,25 @@ impl World {
                 }
             }
         }
+    }
+
+    fn reconfigured(&mut self, node: NodeIndex, index: u64, conf: &ConfState) {
+        let voters = conf.voters.iter().chain(&conf.voters_outgoing);
+        let voting: BTreeSet<u64> = voters.copied().collect();
+        self.coverage.hit("control: reconfigured");
+        self.say_node(node, format_args!("voters are now {:x?}", conf.voters));
+        if self.committed.applied < index {
+            let state = &mut self.committed.state;
+            let joint = !conf.voters_outgoing.is_empty();
+            if !joint && state.voters.voting != voting {
+                self.coverage.hit("control: voters replaced");
+            }
+            state.apply_configuration(index, voting.clone());
+            self.committed.applied = index;
+            self.committed.entries.insert(index, (0, Vec::new()));
+        }
+        let state = &mut self.voter_mut(node).state;
+        state.apply_configuration(index, voting);
     }
 
     fn apply(&mut self, node: NodeIndex, index: u64, data: &Bytes, ticket: Option<u64>) {
@@ -200,13 +201,9 @@ impl World {
             }
         }
         self.changes_for(node, applied.changes.clone());
-        if let Some(process) = self.nodes[node].process.as_mut() {
-            process.learned = Some(index);
-        }
         if let Some(ticket) = ticket {
-            self.proposal_applied(ticket, node, index, applied.result);
+            self.proposal_applied(ticket, applied.result);
         }
-        self.tell_followers(node, index);
     }
 
     /// The first voter to apply an entry: what it does is what all will do.
@@ -255,9 +252,6 @@ impl World {
         self.push(node, Work::Voter(members));
         for change in changes {
             self.push(node, Work::Data(Input::Change(change)));
-        }
-        if let Some(process) = self.nodes[node].process.as_mut() {
-            process.learned = Some(index);
         }
     }
 
@@ -323,105 +317,5 @@ impl World {
             Some(token) => self.push(node, Work::Voter(VoterInput::Persisted { token })),
             None => self.schedule_log_op(node),
         }
-    }
-
-    /// A voter has applied an entry: those that follow it hear of it.
-    fn tell_followers(&mut self, voter: NodeIndex, upto: u64) {
-        for node in 0..self.nodes.len() {
-            let Some(process) = &self.nodes[node].process else {
-                continue;
-            };
-            let follows = process.voter.is_none() && !process.log_failed;
-            if follows && process.learned.is_some() && self.net.reach(voter, node) {
-                let boot = process.boot;
-                let delay = self.dice.about(millis(3)) + self.plan.delays[1];
-                self.queue.after(
-                    delay,
-                    Event::Feed {
-                        node,
-                        boot,
-                        voter,
-                        upto,
-                    },
-                );
-            }
-        }
-    }
-
-    pub(super) fn on_watch(&mut self, node: NodeIndex, boot: u64) {
-        let Some(process) = &self.nodes[node].process else {
-            return;
-        };
-        if process.boot != boot || process.voter.is_some() {
-            return;
-        }
-        let voters: Vec<NodeIndex> = (0..self.nodes.len())
-            .filter(|n| self.nodes[*n].voter().is_some())
-            .collect();
-        if !voters.is_empty() {
-            let voter = *self.dice.pick(&voters);
-            let upto = self.nodes[voter].voter().expect("a voter").state.applied;
-            let delay = self.dice.about(millis(5)) + self.plan.delays[1];
-            self.queue.after(
-                delay,
-                Event::Feed {
-                    node,
-                    boot,
-                    voter,
-                    upto,
-                },
-            );
-        }
-        self.queue.after(SECOND / 2, Event::Watch { node, boot });
-    }
-
-    pub(super) fn on_feed(&mut self, node: NodeIndex, boot: u64, voter: NodeIndex, upto: u64) {
-        let runs = self.nodes[node]
-            .process
-            .as_ref()
-            .is_some_and(|process| process.boot == boot);
-        if runs && self.net.reach(voter, node) {
-            self.deliver(node, Inward::Feed { voter, upto });
-        }
-    }
-
-    /// A node that does not vote learns what a voter has applied.
-    pub(super) fn feed(&mut self, node: NodeIndex, voter: NodeIndex, upto: u64) {
-        let process = self.nodes[node].process.as_ref();
-        if process.is_some_and(|process| process.log_failed) {
-            return; // it sees the control plane no more
-        }
-        let learned = process.and_then(|process| process.learned);
-        let changes: Vec<Change> = match learned {
-            Some(learned) => {
-                if upto <= learned {
-                    return;
-                }
-                self.committed
-                    .entries
-                    .range(learned + 1..=upto)
-                    .flat_map(|(_, (_, changes))| changes.clone())
-                    .collect()
-            }
-            None => match self.nodes[voter].voter() {
-                Some(voter) if voter.state.applied >= upto => voter.state.everything(),
-                _ => return,
-            },
-        };
-        let upto = match learned {
-            Some(_) => upto,
-            None => {
-                self.nodes[voter]
-                    .voter()
-                    .expect("it was asked above")
-                    .state
-                    .applied
-            }
-        };
-        self.nodes[node].process.as_mut().expect("it runs").learned = Some(upto);
-        for change in changes {
-            self.push(node, Work::Data(Input::Change(change)));
-        }
-        self.retry_answers(node);
     }
 }

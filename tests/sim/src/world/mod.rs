@@ -60,24 +60,15 @@ pub enum Event {
     LogDisk { node: NodeIndex, boot: u64 },
     /// The network does something.
     Net(NetEvent<Message, Bytes>),
-    /// Committed changes reach a node that does not vote.
-    Feed {
-        node: NodeIndex,
-        boot: u64,
-        voter: NodeIndex,
-        upto: u64,
-    },
-    /// A node that does not vote looks for news.
-    Watch { node: NodeIndex, boot: u64 },
-    /// A proposal reaches a voter.
-    Propose { id: u64, voter: NodeIndex },
-    /// Its answer reaches whoever made it.
+    /// A proposal reaches a node's log.
+    Propose { id: u64, node: NodeIndex },
+    /// Its answer reaches the operator.
     Answer { id: u64 },
     /// It is waited for no longer.
     GiveUpProposal { id: u64 },
     /// A client thinks of something.
     Client { volume: VolumeId, attachment: u64 },
-    /// The leader's node looks after the voters.
+    /// Nodes hear of each other's logs, and the leader looks after the voters.
     Voters,
     /// The operator acts.
     Operate,
@@ -120,7 +111,6 @@ pub struct World {
     pub(crate) losses: losses::Losses,
     /// How often each join was interrupted on purpose.
     joins_broken: BTreeMap<(VolumeId, ReplicaId), u32>,
-    electorate: voters::Electorate,
     /// What every founding voter started from.
     genesis: Option<lockstep_consensus::Snapshot>,
     /// Faults end here.
@@ -257,7 +247,6 @@ impl World {
             copies_lost: 0,
             losses: losses::Losses::default(),
             joins_broken: BTreeMap::new(),
-            electorate: voters::Electorate::default(),
             genesis: None,
             faults_until,
             failure: None,
@@ -312,14 +301,7 @@ impl World {
             } => self.on_disk(node, slot, life, id),
             Event::LogDisk { node, boot } => self.on_log_disk(node, boot),
             Event::Net(event) => self.on_net(event),
-            Event::Feed {
-                node,
-                boot,
-                voter,
-                upto,
-            } => self.on_feed(node, boot, voter, upto),
-            Event::Watch { node, boot } => self.on_watch(node, boot),
-            Event::Propose { id, voter } => self.on_propose(id, voter),
+            Event::Propose { id, node } => self.on_propose(id, node),
             Event::Answer { id } => self.on_answer(id),
             Event::GiveUpProposal { id } => self.on_give_up_proposal(id),
             Event::Client { volume, attachment } => self.on_client(volume, attachment),

@@ -2,9 +2,10 @@
 
 use super::plan::{FaultKind, Plan};
 use super::step::Inward;
-use super::{Event, SITES, World};
+use super::voters::Electors;
+use super::{SITES, World};
 use crate::clock::Clock;
-use crate::control::{Folder, Start, Voter};
+use crate::control::{Folder, Voter};
 use crate::disk::{Disk, Profile};
 use crate::mutation::{self, Mutation, ShellMutation};
 use crate::net::NodeIndex;
@@ -84,7 +85,7 @@ pub struct Process {
     pub boot: u64,
     /// The data plane; the witness has none.
     pub data: Option<Node>,
-    /// The voter, if this node votes.
+    /// Its raft log, which votes or learns; none once it failed.
     pub voter: Option<Voter>,
     /// When its timer is scheduled, in the world's time.
     pub timer: Option<Nanos>,
@@ -95,8 +96,8 @@ pub struct Process {
     pub started: Nanos,
     /// Its raft log failed: it goes on without (decision 0009).
     pub log_failed: bool,
-    /// The last committed entry whose changes it knows, and whether it knows all before.
-    pub learned: Option<u64>,
+    /// What it knows of who votes.
+    pub electors: Electors,
 }
 
 pub(super) fn build(plan: &Plan, rng: &mut Rng) -> Vec<SimNode> {
@@ -235,25 +236,25 @@ impl World {
         let boot = (node as u64) << 32 | self.nodes[node].boots;
         self.say_node(node, format_args!("starts, boot {boot:#x}"));
         let local = self.nodes[node].clock.local(now);
-        let mut out = Vec::new();
-        let mut voter = None;
-        if self.nodes[node].raft_id != 0 {
-            let witness = self.nodes[node].role == NodeRole::Witness;
-            let config = VoterConfig { witness, boot };
-            let it = &mut self.nodes[node];
-            match Voter::start(local, &mut it.folder, cluster, it.id, config, &mut out) {
-                Ok((started, torn)) => {
-                    voter = Some(started);
-                    if torn {
-                        self.coverage.hit("log: torn tail dropped");
-                    }
-                }
-                Err(Start::NoLog) => self.say_node(node, format_args!("has no raft log any more")),
-                Err(Start::Corrupt(why)) => {
-                    self.fail("raft log", format!("{}: {why}", self.name(node)))
-                }
-            }
+        if self.nodes[node].folder.is_empty() {
+            self.found_log(node);
         }
+        let mut out = Vec::new();
+        let witness = self.nodes[node].role == NodeRole::Witness;
+        let config = VoterConfig { witness, boot };
+        let it = &mut self.nodes[node];
+        let voter = match Voter::start(local, &mut it.folder, cluster, it.id, config, &mut out) {
+            Ok((voter, torn)) => {
+                if torn {
+                    self.coverage.hit("log: torn tail dropped");
+                }
+                Some(voter)
+            }
+            Err(why) => {
+                self.fail("raft log", format!("{}: {why:?}", self.name(node)));
+                None
+            }
+        };
         let data =
             (self.nodes[node].role == NodeRole::Data).then(|| self.build_data_plane(node, local));
         self.nodes[node].process = Some(Process {
@@ -265,13 +266,11 @@ impl World {
             last_timer: 0,
             started: now,
             log_failed: false,
-            learned: None,
+            electors: Electors::default(),
         });
         self.net.start(now, node, boot);
         self.consensus_outputs(node, out);
         self.start_data_plane(node);
-        self.queue
-            .after(self.dice.about(SECOND / 5), Event::Watch { node, boot });
         self.set_timer(node);
     }
 

@@ -20,10 +20,7 @@ pub struct Proposals {
 struct UnderWay {
     from: From,
     command: Command,
-    /// The voter that put it into the log.
-    voter: Option<(NodeIndex, u64)>,
-    /// The answer, and the entry whose changes must be known before it.
-    answer: Option<(u64, ProposalResult)>,
+    answer: Option<ProposalResult>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,33 +42,31 @@ impl World {
             boot: process.boot,
             ticket,
         };
-        let (votes, alone) = (process.voter.is_some(), process.log_failed);
+        let alone = process.voter.is_none();
         let id = self.make(from, command);
-        if alone {
-            return; // given up in time
-        }
-        let (voter, delay) = if votes {
-            (node, 0)
-        } else {
-            match self.a_voter_near(node) {
-                Some(voter) => (voter, self.plan.delays[1] / 2 + self.dice.about(millis(2))),
-                None => return,
-            }
-        };
-        self.queue.after(delay, Event::Propose { id, voter });
+        if !alone {
+            self.queue.after(0, Event::Propose { id, node });
+        } // else its log failed: given up in time
     }
 
-    /// The operator proposes through any voter that runs.
+    /// The operator proposes through any node that has a log.
     pub(crate) fn propose_operator(&mut self, command: Command) {
-        let voters: Vec<NodeIndex> = (0..self.nodes.len())
+        let nodes: Vec<NodeIndex> = (0..self.nodes.len())
             .filter(|n| self.nodes[*n].voter().is_some())
             .collect();
-        let id = self.make(From::Operator, command);
-        if !voters.is_empty() {
-            let voter = *self.dice.pick(&voters);
-            self.queue
-                .after(self.dice.about(millis(5)), Event::Propose { id, voter });
+        if nodes.is_empty() {
+            self.make(From::Operator, command);
+        } else {
+            let node = *self.dice.pick(&nodes);
+            self.propose_at(node, command);
         }
+    }
+
+    /// Somebody proposes through a node.
+    pub(super) fn propose_at(&mut self, node: NodeIndex, command: Command) {
+        let id = self.make(From::Operator, command);
+        let delay = self.dice.about(millis(5));
+        self.queue.after(delay, Event::Propose { id, node });
     }
 
     fn make(&mut self, from: From, command: Command) -> u64 {
@@ -82,7 +77,6 @@ impl World {
             UnderWay {
                 from,
                 command,
-                voter: None,
                 answer: None,
             },
         );
@@ -90,40 +84,13 @@ impl World {
         id
     }
 
-    fn a_voter_near(&mut self, node: NodeIndex) -> Option<NodeIndex> {
-        let known: Vec<NodeIndex> = (0..self.nodes.len())
-            .filter(|n| self.nodes[*n].voter().is_some() && self.net.reach(*n, node))
-            .collect();
-        let leads = |n: &&NodeIndex| {
-            self.nodes[**n]
-                .voter()
-                .is_some_and(|voter| voter.consensus.status().role.leading)
-        };
-        match known.iter().find(leads) {
-            Some(leader) => Some(*leader),
-            None if known.is_empty() => None,
-            None => Some(*self.dice.pick(&known)),
-        }
-    }
-
-    pub(super) fn on_propose(&mut self, id: u64, voter: NodeIndex) {
-        let Some(proposal) = self.proposals.under_way.get_mut(&id) else {
+    pub(super) fn on_propose(&mut self, id: u64, node: NodeIndex) {
+        let Some(proposal) = self.proposals.under_way.get(&id) else {
             return;
         };
-        if let From::Node { node, .. } = proposal.from
-            && node != voter
-            && !self.net.reach(node, voter)
-        {
+        if self.nodes[node].voter().is_none() {
             return;
         }
-        let Some(process) = self.nodes[voter]
-            .process
-            .as_ref()
-            .filter(|process| process.voter.is_some())
-        else {
-            return;
-        };
-        proposal.voter = Some((voter, process.boot));
         let command = proposal.command.clone();
         let at_unix_ms = self.now() / 1_000_000;
         let data = lockstep_control::encode_proposal(&Proposal {
@@ -131,110 +98,50 @@ impl World {
             command,
         })
         .into();
-        self.deliver(
-            voter,
-            Inward::Voter(VoterInput::Propose { ticket: id, data }),
-        );
+        let input = VoterInput::Propose { ticket: id, data };
+        self.deliver(node, Inward::Voter(input));
     }
 
-    /// A voter applied the entry of a proposal that was made through it.
-    pub(super) fn proposal_applied(
-        &mut self,
-        id: u64,
-        voter: NodeIndex,
-        index: u64,
-        result: Result<Outcome, Rejected>,
-    ) {
+    /// A node applied the entry of a proposal that was made through it: its data plane knows the changes by now.
+    pub(super) fn proposal_applied(&mut self, id: u64, result: Result<Outcome, Rejected>) {
         let result = match result {
             Ok(outcome) => ProposalResult::Applied(outcome),
             Err(rejected) => ProposalResult::Rejected(rejected),
         };
-        self.answer(id, voter, index, result);
+        self.answer(id, result);
     }
 
     pub(super) fn proposal_unknown(&mut self, id: u64) {
-        let Some(voter) = self
-            .proposals
-            .under_way
-            .get(&id)
-            .and_then(|proposal| proposal.voter)
-        else {
-            return;
-        };
-        self.answer(id, voter.0, 0, ProposalResult::Unknown);
+        self.answer(id, ProposalResult::Unknown);
     }
 
-    fn answer(&mut self, id: u64, voter: NodeIndex, index: u64, result: ProposalResult) {
+    fn answer(&mut self, id: u64, result: ProposalResult) {
         let Some(proposal) = self.proposals.under_way.get_mut(&id) else {
             return;
         };
-        proposal.answer = Some((index, result));
-        let local = matches!(proposal.from, From::Node { node, .. } if node == voter);
-        if local {
-            self.on_answer(id);
-        } else {
-            let delay = self.plan.delays[1] / 2 + self.dice.about(millis(2));
-            self.queue.after(delay, Event::Answer { id });
+        match proposal.from {
+            From::Node { node, boot, ticket } => {
+                self.proposals.under_way.remove(&id);
+                let process = self.nodes[node].process.as_ref();
+                if process.is_some_and(|process| process.boot == boot) {
+                    self.mix(&result);
+                    self.push(node, Work::Data(Input::Proposed { ticket, result }));
+                }
+            }
+            From::Operator => {
+                proposal.answer = Some(result);
+                let delay = self.plan.delays[1] / 2 + self.dice.about(millis(2));
+                self.queue.after(delay, Event::Answer { id });
+            }
         }
     }
 
     pub(super) fn on_answer(&mut self, id: u64) {
-        let Some(proposal) = self.proposals.under_way.get(&id) else {
+        let Some(proposal) = self.proposals.under_way.remove(&id) else {
             return;
         };
-        let Some((index, result)) = proposal.answer.clone() else {
-            return;
-        };
-        match proposal.from {
-            From::Operator => {
-                let proposal = self
-                    .proposals
-                    .under_way
-                    .remove(&id)
-                    .expect("looked at above");
-                self.operator_proposed(&proposal.command, result);
-            }
-            From::Node { node, boot, ticket } => {
-                let voter = proposal.voter.expect("a voter answers").0;
-                if voter != node && !self.net.reach(voter, node) {
-                    return; // lost; it is given up in time
-                }
-                let Some(process) = self.nodes[node]
-                    .process
-                    .as_ref()
-                    .filter(|process| process.boot == boot)
-                else {
-                    self.proposals.under_way.remove(&id);
-                    return;
-                };
-                // Its changes come before the answer.
-                if process.learned.is_none_or(|learned| learned < index) {
-                    return self.deliver(node, Inward::Feed { voter, upto: index });
-                }
-                self.proposals.under_way.remove(&id);
-                self.mix(&result);
-                if self.nodes[node].paused {
-                    self.deliver(node, Inward::Data(Input::Proposed { ticket, result }));
-                } else {
-                    self.push(node, Work::Data(Input::Proposed { ticket, result }));
-                }
-            }
-        }
-    }
-
-    /// Answers that waited for a node to learn what they follow from.
-    pub(super) fn retry_answers(&mut self, node: NodeIndex) {
-        let waiting = |proposal: &UnderWay| matches!(proposal.from, From::Node { node: whose, .. } if whose == node);
-        let ids: Vec<u64> = self
-            .proposals
-            .under_way
-            .iter()
-            .filter(|(_, proposal)| waiting(proposal) && proposal.answer.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.queue.after(0, Event::Answer { id });
-        }
+        let result = proposal.answer.expect("the answer is on its way");
+        self.operator_proposed(&proposal.command, result);
     }
 
     pub(super) fn on_give_up_proposal(&mut self, id: u64) {

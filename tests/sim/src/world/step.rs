@@ -30,8 +30,6 @@ pub enum Inward {
     Data(Input),
     /// For its voter.
     Voter(VoterInput),
-    /// Committed changes up to an entry, from a voter.
-    Feed { voter: NodeIndex, upto: u64 },
 }
 
 /// What a core of a node has to do at this moment.
@@ -74,7 +72,6 @@ impl World {
             Inward::Signal(signal) => self.signal(node, signal),
             Inward::Data(input) => self.push(node, Work::Data(input)),
             Inward::Voter(input) => self.push(node, Work::Voter(input)),
-            Inward::Feed { voter, upto } => self.feed(node, voter, upto),
         }
         self.drain();
     }

@@ -1,310 +1,193 @@
-//! Who votes: the leader's node replaces voters that are gone, as the real shell does, by the plan of
-//! lockstep-consensus. A voter without its log never comes back under its id (R20).
+//! Who votes: every node notes which log each other one follows, and the leader carries out what
+//! `lockstep_consensus::electorate` decides, as the keeper of the real shell does. A node without its log
+//! begins one under a new id (R20).
 
+use super::step::Inward;
 use super::{Event, World};
 use crate::control::Voter;
 use crate::mutation::{Mutation, ShellMutation};
 use crate::net::NodeIndex;
 use lockstep_consensus::log::LogIdentity;
-use lockstep_consensus::voters::{self, Candidate, Change, Seat};
-use lockstep_consensus::{Config, Input as VoterInput, Reconfiguration, Status};
-use lockstep_control::Command;
+use lockstep_consensus::voters::{GONE_AFTER, Seat};
+use lockstep_consensus::{
+    Input as VoterInput,
+    electorate::{Electorate, Generation, Heard, Seated, Step},
+};
+use lockstep_control::{Command, State};
 use lockstep_types::{Nanos, NodeRole, SECOND, millis};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-/// What the leader's node knows of the others, and the change under way.
+/// A leader looks about so often, with some scatter: raft forgets who was active once an election timeout.
+const EVERY: Nanos = SECOND / 2;
+/// A node that was not heard for so long has not been steady.
+const FRESH: Nanos = 3500 * millis(1);
+/// Before it began, by the clock of a process: room for what is long gone.
+const ROOM: Nanos = 2 * GONE_AFTER;
+
+/// What a process knows of the others.
 #[derive(Default)]
-pub struct Electorate {
-    /// The node and boot whose knowledge this is.
-    of: Option<u64>,
-    seen: BTreeMap<u64, Nanos>,
-    steady: BTreeMap<NodeIndex, Nanos>,
-    under_way: Option<UnderWay>,
-    next_id: u64,
-    tickets: u64,
+pub struct Electors {
+    heard: BTreeMap<NodeIndex, Beat>,
+    leading_since: Option<Nanos>,
+    looked: Nanos,
 }
 
-struct UnderWay {
-    remove: BTreeSet<u64>,
-    add: BTreeMap<u64, NodeIndex>,
+struct Beat {
+    last: Nanos,
     since: Nanos,
-    founded: bool,
+    boot: u64,
+    raft_id: u64,
+    generation: Option<Generation>,
 }
 
 impl World {
     pub(super) fn on_voters(&mut self) {
-        self.queue.after(SECOND, Event::Voters);
-        let Some(leader) = self.leading_node() else {
-            return;
-        };
-        self.watch(leader);
-        self.retire(leader);
-        if self.electorate.under_way.is_some() {
-            return self.go_on_with_change(leader);
-        }
-        if let Some(change) = self.plan_change(leader) {
-            self.begin_change(leader, change);
-        }
-    }
-
-    fn leading_node(&self) -> Option<NodeIndex> {
-        let leads = |node: &usize| {
-            self.nodes[*node].runs()
-                && self.nodes[*node]
-                    .voter()
-                    .is_some_and(|voter| voter.consensus.status().role.leading)
-        };
-        (0..self.nodes.len()).find(leads)
-    }
-
-    /// A node whose voter was replaced while it was away follows again, once the leader's node sees it.
-    fn retire(&mut self, leader: NodeIndex) {
-        let status = self.nodes[leader]
-            .voter()
-            .expect("it leads")
-            .consensus
-            .status();
-        let joining = self.electorate.under_way.as_ref();
-        let counts = |raft_id: &u64| {
-            let conf = &status.conf;
-            let sets = [&conf.voters, &conf.voters_outgoing, &conf.learners];
-            sets.into_iter().any(|ids| ids.contains(raft_id))
-                || joining.is_some_and(|change| change.add.contains_key(raft_id))
-        };
-        let over = |node: &NodeIndex| {
-            self.nodes[*node].voter().is_some()
-                && !self.nodes[*node].paused
-                && !counts(&self.nodes[*node].raft_id)
-        };
-        let replaced: Vec<NodeIndex> = self
-            .electorate
-            .steady
-            .keys()
-            .copied()
-            .filter(over)
-            .collect();
-        for node in replaced {
-            self.coverage.hit("control: a replaced voter follows again");
-            self.say_node(node, format_args!("votes no longer"));
-            let it = &mut self.nodes[node];
-            it.folder.wipe();
-            it.raft_id = 0;
-            let process = it.process.as_mut().expect("it has a voter");
-            process.voter = None;
-            let boot = process.boot;
-            self.queue.after(0, Event::Watch { node, boot });
-        }
-    }
-
-    /// What the leader's node sees of the others. Knowledge starts anew with each leader.
-    fn watch(&mut self, leader: NodeIndex) {
-        let now = self.now();
-        let boot = self.nodes[leader]
-            .process
-            .as_ref()
-            .map(|process| process.boot);
-        let status = self.nodes[leader]
-            .voter()
-            .expect("it leads")
-            .consensus
-            .status();
-        let new = self.electorate.of != boot;
-        if new {
-            self.electorate.of = boot;
-            self.electorate.seen.clear();
-            self.electorate.steady.clear();
-        }
-        // Heard as in production, where a heartbeat names the log that a node follows. Raft forgets who was
-        // active once an election timeout, and a look at the same moment each time would see nobody.
-        let follows = |raft_id: u64| {
-            let mut nodes = 0..self.nodes.len();
-            let node = nodes.find(|node| self.nodes[*node].raft_id == raft_id)?;
-            let voter = self.nodes[node].voter();
-            (voter.is_some() && self.net.reach(leader, node)).then_some(())
-        };
-        let seen = status.progress.iter().map(|progress| progress.raft_id);
-        let seen: Vec<u64> = seen.filter(|id| new || follows(*id).is_some()).collect();
-        for raft_id in seen {
-            self.electorate.seen.insert(raft_id, now);
-        }
+        let scatter = self.dice.below(millis(20));
+        self.queue.after(EVERY + scatter, Event::Voters);
         for node in 0..self.nodes.len() {
-            let process = self.nodes[node].process.as_ref();
-            let failed = process.is_some_and(|process| process.log_failed);
-            if node == leader || self.net.reach(leader, node) && !failed {
-                self.electorate.steady.entry(node).or_insert(now);
-            } else {
-                self.electorate.steady.remove(&node);
+            if !self.nodes[node].runs() || self.nodes[node].voter().is_none() {
+                continue;
+            }
+            self.listen(node);
+            if let Some(step) = self.look(node) {
+                self.change_electorate(node, step);
             }
         }
     }
 
-    fn plan_change(&self, leader: NodeIndex) -> Option<Change> {
-        let now = self.now();
-        let voter = self.nodes[leader].voter().expect("it leads");
-        let status = voter.consensus.status();
-        let seat = |node: NodeIndex| [Seat::A, Seat::B, Seat::W][self.nodes[node].site];
-        let present: Vec<voters::Voter> = status
-            .conf
-            .voters
-            .iter()
-            .filter_map(|raft_id| {
-                let node = *voter.state.voters.bound.get(raft_id)?;
-                let last_seen = self.electorate.seen.get(raft_id).copied().unwrap_or(now);
-                Some(voters::Voter {
-                    raft_id: *raft_id,
-                    node,
-                    seat: seat(self.index_of(node)),
-                    last_seen,
-                })
-            })
-            .collect();
-        if present.len() != status.conf.voters.len() || !status.conf.voters_outgoing.is_empty() {
+    /// Hears who is there, and which log each follows. A link that is down answers no more.
+    fn listen(&mut self, node: NodeIndex) {
+        let now = self.voters_clock(node);
+        for peer in 0..self.nodes.len() {
+            let beat = self.beat_of(node, peer, now);
+            let electors = &mut self.nodes[node].process.as_mut().expect("it runs").electors;
+            let before = electors.heard.get_mut(&peer);
+            match (beat, before) {
+                (Some(beat), Some(before))
+                    if now - before.last < FRESH && before.boot == beat.boot =>
+                {
+                    *before = Beat {
+                        since: before.since,
+                        ..beat
+                    };
+                }
+                (Some(beat), _) => {
+                    electors.heard.insert(peer, beat);
+                }
+                (None, Some(before)) => before.last = before.last.min(now - FRESH),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn beat_of(&self, node: NodeIndex, peer: NodeIndex, now: Nanos) -> Option<Beat> {
+        let it = &self.nodes[peer];
+        let heard = it.runs() && (peer == node || self.net.reach(node, peer));
+        let voter = it.voter().filter(|_| heard)?;
+        let generation = voter.state.cluster.is_some();
+        Some(Beat {
+            last: now,
+            since: now,
+            boot: it.process.as_ref()?.boot,
+            raft_id: it.raft_id,
+            generation: generation.then(|| generation_of(&voter.state)),
+        })
+    }
+
+    fn voters_clock(&self, node: NodeIndex) -> Nanos {
+        ROOM + self.clock(node).local(self.now())
+    }
+
+    /// What the leader is to do next.
+    fn look(&mut self, node: NodeIndex) -> Option<Step> {
+        let now = self.voters_clock(node);
+        let process = self.nodes[node].process.as_mut()?;
+        let status = process.voter.as_ref()?.consensus.status();
+        let electors = &mut process.electors;
+        // R22: silence counts only while this process itself ran.
+        let slept = now > electors.looked + 4 * EVERY;
+        electors.looked = now;
+        if !status.role.leading || slept {
+            electors.leading_since = None;
+        }
+        if !status.role.leading {
             return None;
         }
-        let candidates: Vec<Candidate> = self
-            .electorate
-            .steady
-            .iter()
-            .map(|(node, since)| Candidate {
-                node: self.nodes[*node].id,
-                seat: seat(*node),
-                last_seen: now,
-                steady_since: *since,
-            })
-            .collect();
-        voters::plan(now, &present, &candidates, Some(status.raft_id))
-    }
-
-    fn begin_change(&mut self, _leader: NodeIndex, change: Change) {
-        let now = self.now();
-        let mut add = BTreeMap::new();
-        for node in &change.add {
-            self.electorate.next_id = self.electorate.next_id.max(100) + 1;
-            let raft_id = self.electorate.next_id;
-            add.insert(raft_id, self.index_of(*node));
-            self.propose_operator(Command::PutVoter {
-                raft_id,
-                node: *node,
-            });
-        }
-        self.coverage.hit("control: voters being replaced");
-        self.say(
-            "voters",
-            format_args!("{:?} leave, {add:?} join", change.remove),
-        );
-        self.electorate.under_way = Some(UnderWay {
-            remove: change.remove,
-            add,
-            since: now,
-            founded: false,
+        let leading_since = *electors.leading_since.get_or_insert(now);
+        let it = &self.nodes[node];
+        let process = it.process.as_ref()?;
+        let state = &process.voter.as_ref()?.state;
+        let heard = process.electors.heard.iter().map(|(peer, beat)| {
+            let heard = Heard {
+                raft_id: beat.raft_id,
+                last: beat.last,
+                since: beat.since,
+                generation: beat.generation,
+            };
+            (self.nodes[*peer].id, heard)
         });
+        let nodes = state.nodes.iter().map(|(id, known)| {
+            let seated = Seated {
+                seat: Some([Seat::A, Seat::B, Seat::W][self.nodes[self.index_of(*id)].site]),
+                cordoned: known.cordoned,
+            };
+            (*id, seated)
+        });
+        let electorate = Electorate {
+            now,
+            leading_since,
+            leader: (it.id, it.raft_id),
+            generation: generation_of(state),
+            nodes: nodes.collect(),
+            bound: &state.voters.bound,
+            barred: &state.voters.barred,
+            heard: heard.collect(),
+            conf: &status.conf,
+            progress: &status.progress,
+            last: status.last,
+        };
+        electorate.decide()
     }
 
-    fn go_on_with_change(&mut self, leader: NodeIndex) {
-        let now = self.now();
-        let status = self.nodes[leader]
-            .voter()
-            .expect("it leads")
-            .consensus
-            .status();
-        let change = self
-            .electorate
-            .under_way
-            .as_ref()
-            .expect("the caller looked");
-        let (remove, add, founded) = (change.remove.clone(), change.add.clone(), change.founded);
-        let done = remove.iter().all(|id| !status.conf.voters.contains(id))
-            && add.keys().all(|id| status.conf.voters.contains(id));
-        if done || now > change.since + 60 * SECOND {
-            self.coverage.hit(if done {
-                "control: voters replaced"
-            } else {
-                "control: change of voters given up"
-            });
-            for raft_id in if done { remove } else { BTreeSet::new() } {
-                self.propose_operator(Command::RemoveVoter { raft_id });
+    fn change_electorate(&mut self, leader: NodeIndex, step: Step) {
+        self.say_node(leader, format_args!("of the voters: {step:?}"));
+        match step {
+            Step::Bind { raft_id, node } => {
+                self.coverage.hit("control: new log bound");
+                self.propose_at(leader, Command::PutVoter { raft_id, node });
             }
-            self.electorate.under_way = None;
-            return;
-        }
-        let bound = &self.nodes[leader]
-            .voter()
-            .expect("it leads")
-            .state
-            .voters
-            .bound;
-        if !add.keys().all(|id| bound.contains_key(id)) {
-            return;
-        }
-        if !founded {
-            for (raft_id, node) in &add {
-                self.found_learner(*node, *raft_id);
+            Step::Release { raft_id } => {
+                self.coverage.hit("control: old log released");
+                self.propose_at(leader, Command::RemoveVoter { raft_id });
             }
-            self.electorate
-                .under_way
-                .as_mut()
-                .expect("as above")
-                .founded = true;
+            Step::Reconfigure(change) => {
+                if !change.voters.is_empty() {
+                    self.coverage.hit("control: voters being replaced");
+                }
+                let ticket = 1 << 60 | self.step;
+                let input = VoterInput::Reconfigure { ticket, change };
+                self.deliver(leader, Inward::Voter(input));
+            }
         }
-        let Some(change) = next_step(&status, &add, remove) else {
-            return;
-        };
-        self.electorate.tickets += 1;
-        let ticket = 1 << 60 | self.electorate.tickets;
-        self.tell_voter(leader, VoterInput::Reconfigure { ticket, change });
     }
 
-    /// A node begins an empty log under a new id, and learns.
-    fn found_learner(&mut self, node: NodeIndex, raft_id: u64) {
-        let now = self.now();
-        let (cluster, incarnation) = (self.cluster, self.dice.next_u64());
-        let Some(process) = self.nodes[node].process.as_mut() else {
-            return;
+    /// A node without a log begins one, empty and under an id that was never used: it learns (R20).
+    pub(super) fn found_log(&mut self, node: NodeIndex) {
+        let identity = LogIdentity {
+            cluster: self.cluster,
+            node: self.nodes[node].id,
+            raft_id: self.dice.next_u64(),
+            incarnation: self.dice.next_u64(),
         };
-        process.voter = None;
-        let boot = process.boot;
         let it = &mut self.nodes[node];
-        it.folder.wipe();
-        it.raft_id = raft_id;
-        Voter::found(
-            &mut it.folder,
-            LogIdentity {
-                cluster,
-                node: it.id,
-                raft_id,
-                incarnation,
-            },
-            None,
-        );
-        let config = Config {
-            witness: it.role == NodeRole::Witness,
-            boot,
-        };
-        let mut out = Vec::new();
-        let local = it.clock.local(now);
-        let (voter, _) = Voter::start(local, &mut it.folder, cluster, it.id, config, &mut out)
-            .expect("a new log is good");
-        it.process.as_mut().expect("it runs").voter = Some(voter);
-        self.say_node(node, format_args!("learns as {raft_id}"));
-        self.consensus_outputs(node, out);
-        let peers: Vec<NodeIndex> = (0..self.nodes.len())
-            .filter(|peer| self.net.reach(node, *peer))
-            .collect();
-        for peer in peers {
-            let peer = self.nodes[peer].id;
-            self.tell_voter(
-                node,
-                VoterInput::Link {
-                    node: peer,
-                    up: true,
-                },
-            );
-        }
+        it.raft_id = identity.raft_id;
+        Voter::found(&mut it.folder, identity, None);
+        self.say_node(node, format_args!("begins a log as {:x}", identity.raft_id));
     }
 
-    /// A voter's log is lost with its disk.
+    /// A node's log is lost with its disk, while no process has it open.
     pub(crate) fn lose_log(&mut self, node: NodeIndex) {
-        if self.nodes[node].raft_id == 0 || !self.quorum_without(node) {
+        if self.nodes[node].folder.is_empty() || !self.quorum_without(node) {
             return;
         }
         self.coverage.hit("fault: raft log lost");
@@ -323,16 +206,17 @@ impl World {
             };
             let first = self.genesis.clone().expect("the cluster was founded");
             Voter::found(&mut it.folder, identity, Some(&first));
-        } else {
-            self.nodes[node].raft_id = 0;
         }
     }
 
     /// Whether the voters with a log are a quorum without this node.
     pub(super) fn quorum_without(&self, node: NodeIndex) -> bool {
         let voting = &self.committed.state.voters.voting;
-        let others = (0..self.nodes.len())
-            .filter(|n| *n != node && voting.contains(&self.nodes[*n].raft_id));
+        let others = (0..self.nodes.len()).filter(|n| {
+            *n != node
+                && !self.nodes[*n].folder.is_empty()
+                && voting.contains(&self.nodes[*n].raft_id)
+        });
         others.count() * 2 > voting.len()
     }
 
@@ -342,31 +226,9 @@ impl World {
     }
 }
 
-/// What the leader asks for next: those who join learn, and once they have caught up they vote, in place of
-/// those who leave.
-fn next_step(
-    status: &Status,
-    add: &BTreeMap<u64, NodeIndex>,
-    remove: BTreeSet<u64>,
-) -> Option<Reconfiguration> {
-    let learning = add
-        .keys()
-        .all(|id| status.conf.learners.contains(id) || status.conf.voters.contains(id));
-    let caught_up = |id: &u64| {
-        status
-            .progress
-            .iter()
-            .any(|p| p.raft_id == *id && p.matched + 2 >= status.last)
-    };
-    if !learning {
-        return Some(Reconfiguration {
-            learners: add.keys().copied().collect(),
-            ..Reconfiguration::default()
-        });
+fn generation_of(state: &State) -> Generation {
+    Generation {
+        number: state.generation,
+        rebuilt: state.rebuilt_unix_ms,
     }
-    add.keys().all(caught_up).then(|| Reconfiguration {
-        voters: add.keys().copied().collect(),
-        remove,
-        ..Reconfiguration::default()
-    })
 }
