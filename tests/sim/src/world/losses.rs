@@ -4,7 +4,7 @@
 use super::World;
 use super::plan::FaultKind;
 use crate::net::NodeIndex;
-use lockstep_control::Applied;
+use lockstep_control::{Applied, Volume};
 use lockstep_types::{Gap, Incarnation, Nanos, ReplicaId, SECOND, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -133,21 +133,23 @@ impl World {
             return false;
         };
         let in_sync = &record.membership.in_sync;
-        // What rotted is lost, too: the journal of the device that rots, beside one whose own device failed for
-        // a while (world seed 3330).
-        let rots = self.plan.every(FaultKind::Corruption);
-        let rotting = rots.map(|_| self.nodes[self.plan.victim].id);
-        let rotten = |id: &ReplicaId| {
-            let holder = record.replicas.get(id).map(|held| held.node);
-            rotting.is_some() && holder == rotting && self.is_gapped(*id)
+        // What rotted is lost, too, beside one whose own device failed for a while (world seed 3330).
+        let lost = |id: &ReplicaId, life: &Incarnation| {
+            self.losses.is_lost(*id, *life) || self.has_rotted(record, *id)
         };
-        let lost =
-            |id: &ReplicaId, life: &Incarnation| self.losses.is_lost(*id, *life) || rotten(id);
         in_sync.iter().any(|(id, life)| lost(id, life))
             && in_sync
                 .iter()
                 .all(|(id, life)| lost(id, life) || self.is_gapped(*id))
             && self.checks.waiting.contains_key(&volume)
+    }
+
+    /// It knows that it lost records that it had durably: the journal of the device that rots has decayed.
+    pub(crate) fn has_rotted(&self, volume: &Volume, replica: ReplicaId) -> bool {
+        let rots = self.plan.every(FaultKind::Corruption);
+        let rotting = rots.map(|_| self.nodes[self.plan.victim].id);
+        let holder = volume.replicas.get(&replica).map(|held| held.node);
+        rotting.is_some() && holder == rotting && self.is_gapped(replica)
     }
 
     fn is_gapped(&self, replica: ReplicaId) -> bool {
