@@ -14,11 +14,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use lockstep_consensus::log::{LogIdentity, RecoveredLog, Survivor};
+use lockstep_consensus::log::{LogIdentity, RecoveredLog};
 use lockstep_consensus_io::LogFolder;
-use lockstep_control::{
-    Command, Node, Proposal, State, decode_proposal, decode_snapshot, encode_snapshot,
-};
+use lockstep_control::rebuild::{self, OldLog, Successor};
+use lockstep_control::{Node, State, encode_snapshot};
 use lockstep_types::{ClusterId, NodeId};
 
 use crate::directory::{Directory, DirectoryLock};
@@ -67,7 +66,10 @@ impl Stopped {
             )
         })?;
         drop(folder);
-        let state = replay(&log.survivor())?;
+        let survivor = log.survivor();
+        let commands = survivor.commands.iter();
+        let commands = commands.map(|(index, command)| (*index, command.as_ref()));
+        let state = State::replay(survivor.snapshot.map(AsRef::as_ref), commands)?;
         ensure!(
             state.cluster.is_some(),
             "the raft log in {} never received the cluster's state: rebuild on another node",
@@ -105,42 +107,26 @@ impl Stopped {
     /// # Errors
     /// The rules refuse it, or the directory cannot be written; the old log is in use still then, or
     /// the next start goes on with the new one.
-    pub fn rebuild(mut self, operator: &str) -> anyhow::Result<Rebuilt> {
+    pub fn rebuild(self, operator: &str) -> anyhow::Result<Rebuilt> {
         let survivor = self.log.survivor();
         let raft_id = mint::number();
-        let generation = self.state.generation + 1;
-        let mut barred = survivor.members.clone();
-        barred.extend(self.state.voters.bound.keys());
-        barred.extend(&self.state.voters.voting);
-        let mut index = survivor.last.index;
-        // A site that has ever voted is without a voter now, as far as this log knows.
-        let known = self.state.voters.voting.union(&survivor.voting);
-        let known = known.copied().collect();
-        index += 1;
-        self.state.apply_configuration(index, known);
-        let commands = [
-            Command::RebuildGeneration {
-                generation,
-                barred_voters: barred.clone(),
-                operator: operator.to_owned(),
-            },
-            Command::PutVoter {
-                raft_id,
-                node: self.node,
-            },
-        ];
-        for command in commands {
-            index += 1;
-            let proposal = Proposal {
-                at_unix_ms: unix_ms(),
-                command,
-            };
-            self.state.apply(index, &proposal).result?;
-        }
-        index += 1;
-        self.state
-            .apply_configuration(index, BTreeSet::from([raft_id]));
-        let data = Bytes::from(encode_snapshot(&self.state));
+        let old = OldLog {
+            last: survivor.last.index,
+            voting: &survivor.voting,
+            members: &survivor.members,
+        };
+        let new = Successor {
+            raft_id,
+            node: self.node,
+            operator,
+            at_unix_ms: unix_ms(),
+        };
+        let rebuild::Rebuilt {
+            state,
+            index,
+            barred,
+        } = self.state.rebuild_by_force(old, new)?;
+        let data = Bytes::from(encode_snapshot(&state));
         let first = survivor.successor(raft_id, index, data);
         let identity = LogIdentity {
             cluster: self.cluster,
@@ -153,31 +139,14 @@ impl Stopped {
             folder.create(identity, Some(&first))?;
             Ok(())
         })?;
-        let waiting = self.state.volumes.values().filter(|v| !v.deleting);
+        let waiting = state.volumes.values().filter(|v| !v.deleting);
         Ok(Rebuilt {
-            generation,
+            generation: state.generation,
             barred,
             volumes: waiting.map(|volume| volume.name.clone()).collect(),
             old_log,
         })
     }
-}
-
-/// Applies everything that a log holds. Which entries were committed is not asked: one that was
-/// acknowledged may be committed by voters that are gone.
-fn replay(survivor: &Survivor<'_>) -> anyhow::Result<State> {
-    let mut state = match survivor.snapshot {
-        Some(data) => decode_snapshot(data)
-            .map_err(|e| anyhow::anyhow!("the log's snapshot cannot be read by this build: {e}"))?,
-        None => State::new(),
-    };
-    for (index, command) in &survivor.commands {
-        let proposal = decode_proposal(command)
-            .map_err(|e| anyhow::anyhow!("entry {index} cannot be read by this build: {e}"))?;
-        // One that is refused was refused when it was first applied, too.
-        let _ = state.apply(*index, &proposal);
-    }
-    Ok(state)
 }
 
 /// Ends a rebuild that a crash interrupted after its log was whole.
@@ -253,6 +222,7 @@ mod tests {
     use crate::join::client::NewNode;
     use crate::join::found::found;
     use lockstep_consensus::log::genesis;
+    use lockstep_control::Command;
 
     const OLD: u64 = 77;
 

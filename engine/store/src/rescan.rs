@@ -282,7 +282,7 @@ impl Store {
         for d in here {
             let gap = scan.gaps.entry(d.slot).or_default();
             *gap = (*gap).max(Gap::Torn);
-            // A copy is asked for again by whoever sent it.
+            // A copy is sent again while its replica is resynced; a mark covers those of one that is whole (R24).
             if !d.flags.has(RecordFlags::COPY) {
                 scan.torn.entry(d.slot).or_default().push(TailRecord {
                     stamp: d.stamp,

@@ -15,6 +15,7 @@
 //! | `apply/replicas` | copies: made, moved, removed, reborn (R18) |
 //! | `apply/forced` | forced recovery |
 //! | `candidates` | which copy a forced promotion takes |
+//! | `rebuild` | the next generation from the one log that is left |
 //!
 //! What only a living node can judge (whether a peer answers, whether a joiner is verified) is judged
 //! by the proposer; the compare-and-set on (epoch, version) makes sure that it judged this record.
@@ -28,6 +29,7 @@ mod explain;
 mod ledger;
 mod mutate;
 pub mod policy;
+pub mod rebuild;
 pub mod record;
 mod rejected;
 mod state;

@@ -1,6 +1,7 @@
 //! The worlds a seed can build, by name.
 
 mod control;
+mod forced;
 mod lost_writes;
 mod over_budget;
 mod partitions;
@@ -416,6 +417,11 @@ pub const ALL: &[Scenario] = &[
         name: "voter-without-its-log",
         about: "a voter loses its log with what was just committed (R20)",
         run: shortest::voter_without_its_log,
+    },
+    Scenario {
+        name: "rebuilt-from-a-stale-log",
+        about: "the control plane is rebuilt from a log that lags while the old side lives",
+        run: forced::rebuilt_from_a_stale_log,
     },
     Scenario {
         name: "lost-the-middle",

@@ -79,6 +79,12 @@ pub trait Script {
     fn cut_one_way(&mut self, from: &str, to: &str);
     /// Everybody hears everybody.
     fn heal_all(&mut self);
+    /// A person rebuilds the control plane from a node's log, as if all others were lost.
+    fn rebuild_from(&mut self, node: &str);
+    /// A person opens the volume with the newest copy that can be reached.
+    fn force_open(&mut self);
+    /// The volume waits for that.
+    fn expect_distrusted(&mut self);
     /// A machine loses power and stays off.
     fn kill_machine(&mut self, node: &str);
     /// A process is killed and stays dead.
@@ -176,6 +182,21 @@ impl Script for World {
     fn cut_one_way(&mut self, from: &str, to: &str) {
         let (from, to, now) = (self.named(from), self.named(to), self.now());
         self.net.set_blocked(now, from, to, true);
+    }
+
+    fn rebuild_from(&mut self, node: &str) {
+        let node = self.named(node);
+        self.rebuild_quorum(node);
+    }
+
+    fn force_open(&mut self) {
+        self.promote_by_force(VOLUME);
+    }
+
+    fn expect_distrusted(&mut self) {
+        if !self.committed.state.volumes[&VOLUME].membership.distrusted {
+            self.fail("script", "the volume's record is trusted");
+        }
     }
 
     fn heal_all(&mut self) {

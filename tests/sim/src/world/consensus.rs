@@ -159,15 +159,16 @@ impl World {
         let voting: BTreeSet<u64> = voters.copied().collect();
         self.coverage.hit("control: reconfigured");
         self.say_node(node, format_args!("voters are now {:x?}", conf.voters));
-        if self.committed.applied < index {
-            let state = &mut self.committed.state;
-            let joint = !conf.voters_outgoing.is_empty();
-            if !joint && state.voters.voting != voting {
+        let generation = self.voter_mut(node).state.generation;
+        let history = self.history(generation);
+        if history.applied < index {
+            let before = history.state.voters.voting.clone();
+            history.state.apply_configuration(index, voting.clone());
+            history.applied = index;
+            history.entries.insert(index, (0, Vec::new()));
+            if conf.voters_outgoing.is_empty() && before != voting {
                 self.coverage.hit("control: voters replaced");
             }
-            state.apply_configuration(index, voting.clone());
-            self.committed.applied = index;
-            self.committed.entries.insert(index, (0, Vec::new()));
         }
         let state = &mut self.voter_mut(node).state;
         state.apply_configuration(index, voting);
@@ -183,12 +184,20 @@ impl World {
                 );
             }
         };
-        let applied = self.voter_mut(node).state.apply(index, &proposal);
-        if self.committed.applied < index {
-            self.first_applied(index, &proposal, &applied, data);
+        let state = &mut self.voter_mut(node).state;
+        let applied = state.apply(index, &proposal);
+        let generation = state.generation;
+        if self.history(generation).applied < index {
+            if generation == self.committed.state.generation {
+                self.first_applied(index, &proposal, &applied, data);
+            } else {
+                // It is of no consequence for what the new generation says, and must be one history yet.
+                self.history(generation)
+                    .apply(index, &proposal, &applied, data);
+            }
         }
         // Every voter applies the same entries, in the same order, to the same effect.
-        match self.committed.entries.get(&index) {
+        match self.history(generation).entries.get(&index) {
             Some((hash, changes)) if *hash == hash_of(data) && *changes == applied.changes => {}
             _ => {
                 return self.fail(
@@ -222,11 +231,7 @@ impl World {
         } else {
             "control: command refused"
         });
-        self.committed
-            .entries
-            .insert(index, (hash_of(data), applied.changes.clone()));
-        self.committed.state.apply(index, proposal);
-        self.committed.applied = index;
+        self.committed.apply(index, proposal, applied, data);
         self.check_committed(proposal, applied);
         self.mind_deletions(&applied.changes);
         self.mind_certification(&applied.changes);

@@ -13,6 +13,7 @@ mod odd;
 mod operator;
 pub mod plan;
 mod proposals;
+mod rebuild;
 mod scrub;
 mod step;
 mod voters;
@@ -27,7 +28,7 @@ use crate::run::{Config, Failure, Outcome};
 use crate::trace::{Trace, hash_of};
 use bytes::Bytes;
 use clients::Clients;
-use lockstep_control::{Change, State};
+use lockstep_control::{Applied, Change, Proposal, State};
 use lockstep_types::{ClusterId, Nanos, NodeId, ReplicaId, SECOND, VolumeId};
 use lockstep_wire::{Message, ReplyBody, RequestBody};
 use node::SimNode;
@@ -107,6 +108,8 @@ pub struct World {
     pub(crate) operator: Operator,
     /// Every committed entry, as the first voter applied it.
     pub(crate) committed: Committed,
+    /// The same of generations before the last forced rebuild.
+    older: Vec<Committed>,
     pub(crate) copies_lost: u32,
     pub(crate) losses: losses::Losses,
     /// How often each join was interrupted on purpose.
@@ -172,6 +175,15 @@ pub struct Committed {
     pub state: State,
     /// How far `state` is.
     pub applied: u64,
+}
+
+impl Committed {
+    fn apply(&mut self, index: u64, proposal: &Proposal, applied: &Applied, data: &Bytes) {
+        let told = (hash_of(data), applied.changes.clone());
+        self.entries.insert(index, told);
+        self.state.apply(index, proposal);
+        self.applied = index;
+    }
 }
 
 /// A run with more events than this goes round in circles.
@@ -243,6 +255,7 @@ impl World {
             proposals: Proposals::default(),
             clients: Clients::new(&plan, rng.split("clients")),
             operator: Operator::new(&plan, rng.split("operator")),
+            older: Vec::new(),
             committed: Committed::default(),
             copies_lost: 0,
             losses: losses::Losses::default(),

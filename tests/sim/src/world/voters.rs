@@ -11,7 +11,7 @@ use lockstep_consensus::log::LogIdentity;
 use lockstep_consensus::voters::{GONE_AFTER, Seat};
 use lockstep_consensus::{
     Input as VoterInput,
-    electorate::{Electorate, Generation, Heard, Seated, Step},
+    electorate::{self, Electorate, Generation, Heard, Seated, Standing, Step},
 };
 use lockstep_control::{Command, State};
 use lockstep_types::{Nanos, NodeRole, SECOND, millis};
@@ -48,18 +48,34 @@ impl World {
             if !self.nodes[node].runs() || self.nodes[node].voter().is_none() {
                 continue;
             }
-            self.listen(node);
+            if self.listen(node) == Standing::Barred {
+                self.set_log_aside(node);
+                continue;
+            }
             if let Some(step) = self.look(node) {
                 self.change_electorate(node, step);
             }
         }
     }
 
-    /// Hears who is there, and which log each follows. A link that is down answers no more.
-    fn listen(&mut self, node: NodeIndex) {
+    /// Hears who is there, and which log each follows. A link that is down answers no more. Gives what
+    /// the others say of this node's own log.
+    fn listen(&mut self, node: NodeIndex) -> Standing {
         let now = self.voters_clock(node);
+        let ours = self
+            .beat_of(node, node, now)
+            .and_then(|beat| beat.generation);
+        let own = self.nodes[node].raft_id;
+        let mut standing = Standing::Good;
         for peer in 0..self.nodes.len() {
             let beat = self.beat_of(node, peer, now);
+            if let Some(beat) = &beat {
+                let barred = self.outdated_logs(peer);
+                match electorate::standing(own, ours, beat.generation, &barred) {
+                    Standing::Good => {}
+                    other => standing = other,
+                }
+            }
             let electors = &mut self.nodes[node].process.as_mut().expect("it runs").electors;
             let before = electors.heard.get_mut(&peer);
             match (beat, before) {
@@ -78,6 +94,22 @@ impl World {
                 (None, None) => {}
             }
         }
+        standing
+    }
+
+    /// Logs that a node hears from and that its generation has barred.
+    fn outdated_logs(&self, node: NodeIndex) -> Vec<u64> {
+        let process = self.nodes[node].process.as_ref().expect("it was heard");
+        let state = &process.voter.as_ref().expect("it was heard").state;
+        if state.generation == 0 {
+            return Vec::new(); // nothing was ever rebuilt
+        }
+        let heard = process.electors.heard.iter();
+        let heard = heard.map(|(peer, beat)| {
+            let number = beat.generation.map(|of| of.number);
+            (self.nodes[*peer].id, beat.raft_id, number)
+        });
+        electorate::left_behind(state.generation, &state.voters.bound, heard)
     }
 
     fn beat_of(&self, node: NodeIndex, peer: NodeIndex, now: Nanos) -> Option<Beat> {
