@@ -442,6 +442,11 @@ impl Store {
         if !copy {
             self.drop_outranked_copies(&entry, &placed);
         }
+        if !copy && !placed.is_empty() {
+            // R25: a floor above it was durable, though the batch that said so may be lost.
+            let slot = self.slots.get_mut(&entry.slot).expect("looked at above");
+            slot.floor = slot.floor.max(entry.stamp);
+        }
         if changes_blocks(entry.kind) && placed.len() == entry.range.extents().count() {
             return None;
         }

@@ -108,3 +108,38 @@ fn what_nobody_repairs_is_bad_in_its_place_and_holds_the_ring_no_longer() {
     let expected = content(1, range).to_vec();
     assert_eq!(bench.read(replica, range), Ok(expected));
 }
+
+/// R25: what was destaged was below a floor. The batch that carried the floor is the last one, and the device
+/// lost it: no mark speaks of it, and the records that follow must count all the same.
+#[test]
+fn what_was_destaged_under_a_floor_that_is_lost_is_not_missing() {
+    let mut bench = Bench::new(&tiny(), 7);
+    let replica = bench.create(1);
+    for number in 1..=3 {
+        let record = write(stamp(1, number), BlockRange::new(number * 70, 2), number);
+        bench.append(replica, record, Stamp::ZERO);
+        bench.settle();
+    }
+    bench.idle(seconds(3));
+    let ring = bench.geometry.ring;
+    let pages: Vec<u64> = (ring.offset..ring.offset + ring.length)
+        .step_by(BLOCK)
+        .collect();
+    let before: Vec<Vec<u8>> = pages
+        .iter()
+        .map(|page| bench.disk.peek(*page, BLOCK).to_vec())
+        .collect();
+    bench.call(|store, _, _| store.set_floor(replica, stamp(1, 1)));
+    bench.idle(seconds(3));
+    let mut lost = 0;
+    for (page, was) in pages.iter().zip(&before) {
+        if bench.disk.peek(*page, BLOCK) != was.as_slice() {
+            bench.disk.poke(*page, was);
+            lost += 1;
+        }
+    }
+    assert_eq!(lost, 1, "the floor's batch is one block");
+    let recovery = bench.crash(DROP);
+    assert_eq!(recovery.replicas[0].last, stamp(1, 3));
+    assert_eq!(recovery.replicas[0].meta.floor, stamp(1, 1));
+}

@@ -213,10 +213,11 @@ impl Electorate<'_> {
         })
     }
 
+    /// One that has nothing yet has not, however short the log.
     fn has_caught_up(&self, raft_id: u64) -> bool {
-        self.progress
-            .iter()
-            .any(|p| p.raft_id == raft_id && p.active && p.matched + CAUGHT_UP >= self.last)
+        let near = |matched: u64| matched > 0 && matched + CAUGHT_UP >= self.last;
+        let mut all = self.progress.iter();
+        all.any(|p| p.raft_id == raft_id && p.active && near(p.matched))
     }
 }
 
@@ -301,6 +302,7 @@ mod tests {
         heard: BTreeMap<NodeId, Heard>,
         conf: ConfState,
         progress: Vec<Progress>,
+        last: u64,
     }
 
     fn heard(raft_id: u64) -> Heard {
@@ -338,6 +340,7 @@ mod tests {
                     active: true,
                 })
                 .collect(),
+            last: 100,
         }
     }
 
@@ -358,7 +361,7 @@ mod tests {
                 heard: self.heard.clone(),
                 conf: &self.conf,
                 progress: &self.progress,
-                last: 100,
+                last: self.last,
             }
             .decide()
         }
@@ -417,6 +420,16 @@ mod tests {
         assert_eq!(it.next(), reconfigure(&[6], &[4], &[]));
         let lagging = it.progress.iter_mut().find(|p| p.raft_id == 6);
         lagging.expect("it learns").matched = 100 - CAUGHT_UP - 1;
+        assert_eq!(it.next(), None);
+    }
+
+    #[test]
+    fn a_learner_with_nothing_does_not_vote_however_short_the_log() {
+        let mut it = known();
+        it.silence_4_with_6_at_hand();
+        let empty = it.progress.iter_mut().find(|p| p.raft_id == 6);
+        empty.expect("it learns").matched = 0;
+        it.last = CAUGHT_UP;
         assert_eq!(it.next(), None);
     }
 

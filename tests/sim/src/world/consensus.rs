@@ -165,6 +165,11 @@ impl World {
             let before = history.state.voters.voting.clone();
             history.state.apply_configuration(index, voting.clone());
             history.applied = index;
+            history.electorates = [&conf.voters, &conf.voters_outgoing]
+                .map(|ids| ids.iter().copied().collect::<BTreeSet<u64>>())
+                .into_iter()
+                .filter(|ids| !ids.is_empty())
+                .collect();
             history.entries.insert(index, (0, Vec::new()));
             if conf.voters_outgoing.is_empty() && before != voting {
                 self.coverage.hit("control: voters replaced");

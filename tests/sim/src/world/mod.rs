@@ -35,7 +35,7 @@ use node::SimNode;
 use operator::Operator;
 use plan::Plan;
 use proposals::Proposals;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 pub use chaos::Chaos;
@@ -175,6 +175,8 @@ pub struct Committed {
     pub state: State,
     /// How far `state` is.
     pub applied: u64,
+    /// Who votes; on the way from one electorate to another a majority of both is needed.
+    pub electorates: Vec<BTreeSet<u64>>,
 }
 
 impl Committed {

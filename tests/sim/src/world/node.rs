@@ -215,6 +215,7 @@ impl World {
             Voter::found(&mut self.nodes[node].folder, identity, Some(&first));
         }
         self.committed.applied = 1;
+        self.committed.electorates = vec![state.voters.voting.clone()];
         self.committed.state = state;
     }
 

@@ -62,6 +62,7 @@ impl World {
         let now = Committed {
             entries: BTreeMap::new(),
             applied: rebuilt.index,
+            electorates: vec![rebuilt.state.voters.voting.clone()],
             state: rebuilt.state,
         };
         self.older.push(std::mem::replace(&mut self.committed, now));

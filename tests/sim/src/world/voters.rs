@@ -15,7 +15,7 @@ use lockstep_consensus::{
 };
 use lockstep_control::{Command, State};
 use lockstep_types::{Nanos, NodeRole, SECOND, millis};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A leader looks about so often, with some scatter: raft forgets who was active once an election timeout.
 const EVERY: Nanos = SECOND / 2;
@@ -243,13 +243,14 @@ impl World {
 
     /// Whether the voters with a log are a quorum without this node.
     pub(super) fn quorum_without(&self, node: NodeIndex) -> bool {
-        let voting = &self.committed.state.voters.voting;
-        let others = (0..self.nodes.len()).filter(|n| {
-            *n != node
-                && !self.nodes[*n].folder.is_empty()
-                && voting.contains(&self.nodes[*n].raft_id)
-        });
-        others.count() * 2 > voting.len()
+        let others = (0..self.nodes.len())
+            .filter(|n| *n != node && !self.nodes[*n].folder.is_empty())
+            .map(|n| self.nodes[n].raft_id);
+        let others: Vec<u64> = others.collect();
+        let have_quorum = |voting: &BTreeSet<u64>| {
+            others.iter().filter(|id| voting.contains(id)).count() * 2 > voting.len()
+        };
+        self.committed.electorates.iter().all(have_quorum)
     }
 
     /// How long an operation on a raft log takes.
