@@ -115,6 +115,15 @@ impl Node {
         })
     }
 
+    /// What each pool's store is at, in words: for whoever looks for why nothing moves.
+    pub fn outline(&self) -> String {
+        let pools = self.pools.iter();
+        let pools: Vec<String> = pools
+            .map(|(device, pool)| format!("{device:?}: {}", pool.store.outline()))
+            .collect();
+        pools.join("\n")
+    }
+
     /// The copies of a volume here, for a forced recovery.
     pub fn held_copies(&self, volume: VolumeId) -> Vec<Held> {
         let here = self.replicas.iter();

@@ -17,8 +17,8 @@ impl Store {
     /// pinned records of the replicas there are copied forward, in order. What is new of these replicas
     /// waits until they are, so that each replica's records lie in the order of their sequences.
     ///
-    /// While records are copied forward the tail may come to those of another replica. These join, in the
-    /// order of the ring: what is copied must free its own room, or the copies would fill the ring and
+    /// Where the tail stands in records of several replicas, or comes to those of another meanwhile, all go in
+    /// the order of the ring: what is copied must free its own room, or the copies would fill the ring and
     /// none would.
     pub(crate) fn forward_pinned(&mut self, out: &mut Outputs) {
         let pressed = self.journal.fill() > 65536 / 2 || self.tail_pressed || self.stuck;
@@ -31,10 +31,11 @@ impl Store {
         if slots.is_empty() {
             return;
         }
+        let several = under_way || slots.len() > 1;
         for slot in slots {
             self.forward_slot(slot, out);
         }
-        if under_way {
+        if several {
             self.order_forwards();
         }
     }

@@ -84,9 +84,15 @@ impl Primary {
     /// A replica has promised another epoch: nothing completes here until the record says who won.
     fn on_refused(&mut self, replica: ReplicaId, promised: lockstep_types::Epoch) {
         if promised > self.epoch {
-            self.phase = Phase::Fenced;
+            self.fence();
         } else if self.join.as_ref().is_some_and(|j| j.replica == replica) {
             self.abort_join_soon();
+        }
+    }
+
+    fn fence(&mut self) {
+        if !self.is_seeking() {
+            self.phase = Phase::Fenced;
         }
     }
 
@@ -110,8 +116,7 @@ impl Primary {
     ) {
         let replica = answer.header.replica;
         if answer.promised > self.epoch {
-            self.phase = Phase::Fenced;
-            return;
+            return self.fence();
         }
         let lease = self.timings.lease;
         let Some(member) = self.members.get_mut(&replica) else {

@@ -355,6 +355,13 @@ impl World {
     /// Something broke; the first thing counts.
     pub(crate) fn fail(&mut self, what: &str, why: impl Into<String>) {
         let why = why.into();
+        if self.failure.is_none() && self.trace.wants_words() {
+            for node in 0..self.nodes.len() {
+                let data = self.nodes[node].data();
+                let outline = data.map(|data| data.outline()).unwrap_or_default();
+                self.say_node(node, format_args!("stands at {outline}"));
+            }
+        }
         self.say("BROKEN", format_args!("{what}: {why}"));
         self.failure.get_or_insert(Failure::new(what, why));
     }
