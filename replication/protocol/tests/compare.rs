@@ -438,3 +438,40 @@ fn a_link_that_closes_drops_the_comparison() {
     bench.pass(PASS + 2 * SECOND);
     assert_eq!(bench.told, [(replica(2), 3)], "the pass went on");
 }
+
+/// A repair meets a link that goes, reads again from another copy, and writes while the link is still down: nobody
+/// hears that. Without the copy being made again over the new link, no repair of the volume is made any more
+/// (world seed 2300893).
+#[test]
+fn a_repair_that_was_written_to_nobody_is_made_again() {
+    let mut bench = Bench::open();
+    let mut beacons = bench.primary.beacons_for(node(2));
+    let header = beacons.next().expect("it is a member").header;
+    drop(beacons);
+    let bad = BlockRange::new(3, 1);
+    let body = ReplyBody::ReadDone {
+        id: 0,
+        result: Err(ReplicaError::Corrupt(bad)),
+    };
+    bench.drive(|p, now, out| {
+        let reply = ReplicaReply { header, body };
+        p.on_reply(now, node(2), reply, &|_| true, out);
+    });
+    bench.drive(|p, now, out| p.on_link(now, node(2), false, out));
+    let mut lost = 0;
+    while let Some(request) = bench.queue.pop_front() {
+        if request.header.replica == replica(2) {
+            lost += usize::from(matches!(request.body, RequestBody::Copy { .. }));
+            continue;
+        }
+        let reply = bench.answer(&request);
+        let from = node(request.header.replica.as_u128());
+        for reply in reply {
+            bench.drive(|p, now, out| p.on_reply(now, from, reply, &|_| true, out));
+        }
+    }
+    assert_eq!((lost, bench.repaired()), (1, 0));
+    bench.drive(|p, now, out| p.on_link(now, node(2), true, out));
+    bench.pass(millis(500));
+    assert_eq!(bench.repaired(), 1);
+}

@@ -545,7 +545,11 @@ impl Primary {
                 Phase::Sealing { .. } => self.send(replica, RequestBody::Seal, out),
                 Phase::Rolling(_) => self.resend_rolled(replica, out),
                 Phase::Opening { base, .. } => self.send_open(replica, base, out),
-                Phase::Open => self.resend_writes(replica, out),
+                Phase::Open => {
+                    // A copy that found its other source while the link was down was sent to nobody.
+                    self.restart_copies_of(replica);
+                    self.resend_writes(replica, out);
+                }
                 _ => {}
             }
         }

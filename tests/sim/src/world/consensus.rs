@@ -159,17 +159,18 @@ impl World {
         let voting: BTreeSet<u64> = voters.copied().collect();
         self.coverage.hit("control: reconfigured");
         self.say_node(node, format_args!("voters are now {:x?}", conf.voters));
-        let generation = self.voter_mut(node).state.generation;
+        let (now, generation) = (self.now(), self.voter_mut(node).state.generation);
         let history = self.history(generation);
         if history.applied < index {
             let before = history.state.voters.voting.clone();
             history.state.apply_configuration(index, voting.clone());
             history.applied = index;
-            history.electorates = [&conf.voters, &conf.voters_outgoing]
+            let electorates = [&conf.voters, &conf.voters_outgoing]
                 .map(|ids| ids.iter().copied().collect::<BTreeSet<u64>>())
                 .into_iter()
                 .filter(|ids| !ids.is_empty())
                 .collect();
+            history.leave_electorates(now, electorates);
             history.entries.insert(index, (0, Vec::new()));
             if conf.voters_outgoing.is_empty() && before != voting {
                 self.coverage.hit("control: voters replaced");

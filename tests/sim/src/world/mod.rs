@@ -177,6 +177,9 @@ pub struct Committed {
     pub applied: u64,
     /// Who votes; on the way from one electorate to another a majority of both is needed.
     pub electorates: Vec<BTreeSet<u64>>,
+    /// Who did before, and until when that counts: a voter that starts again may not know yet that the change is
+    /// over (world seed 2300364).
+    pub left: (Nanos, Vec<BTreeSet<u64>>),
 }
 
 impl Committed {
@@ -186,7 +189,20 @@ impl Committed {
         self.state.apply(index, proposal);
         self.applied = index;
     }
+
+    fn leave_electorates(&mut self, now: Nanos, next: Vec<BTreeSet<u64>>) {
+        let (until, before) = &mut self.left;
+        if *until < now {
+            before.clear();
+        }
+        *until = now + OVER;
+        before.append(&mut self.electorates);
+        self.electorates = next;
+    }
 }
+
+/// Until then every voter that runs knows of a change of the voters.
+const OVER: Nanos = 30 * SECOND;
 
 /// A run with more events than this goes round in circles.
 const MOST_STEPS: u64 = 6_000_000;

@@ -63,6 +63,7 @@ impl World {
             entries: BTreeMap::new(),
             applied: rebuilt.index,
             electorates: vec![rebuilt.state.voters.voting.clone()],
+            left: Default::default(),
             state: rebuilt.state,
         };
         self.older.push(std::mem::replace(&mut self.committed, now));

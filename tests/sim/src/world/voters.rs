@@ -250,7 +250,13 @@ impl World {
         let have_quorum = |voting: &BTreeSet<u64>| {
             others.iter().filter(|id| voting.contains(id)).count() * 2 > voting.len()
         };
-        self.committed.electorates.iter().all(have_quorum)
+        let (until, left) = &self.committed.left;
+        let left = left.iter().filter(|_| self.now() < *until);
+        self.committed
+            .electorates
+            .iter()
+            .chain(left)
+            .all(have_quorum)
     }
 
     /// How long an operation on a raft log takes.
