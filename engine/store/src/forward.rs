@@ -60,7 +60,7 @@ impl Store {
 
     /// The replicas whose records hold the first batch that is needed and are not on their way already;
     /// none if anything in it can be destaged, or will be free by itself.
-    fn pinned_at_tail(&self) -> Vec<u32> {
+    fn pinned_at_tail(&mut self) -> Vec<u32> {
         let mut slots = Vec::new();
         let Some(front) = self.journal.front().filter(|b| b.durable) else {
             return slots;
@@ -83,14 +83,37 @@ impl Store {
         slots.sort_unstable();
         slots.dedup();
         // A record that cannot be read holds the tail until it is repaired.
-        let bad = |slot: &u32| {
-            let mut records = self.index.of_slot(*slot);
-            records.any(|(_, e)| e.bad_until > self.now)
-        };
-        if slots.iter().any(bad) {
+        if slots.iter().any(|slot| self.is_held_by_a_bad_one(*slot)) {
             slots.clear();
         }
         slots
+    }
+
+    fn is_held_by_a_bad_one(&mut self, slot: u32) -> bool {
+        let now = self.now;
+        let records = self.index.of_slot(slot);
+        let bad = records.filter(|(_, e)| e.bad_until > now);
+        let bad: Vec<EntryId> = bad.map(|(id, _)| id).collect();
+        bad.into_iter().any(|id| !self.mend_from_newer(id))
+    }
+
+    /// A hidden record that cannot be read has the content of the one that takes its place (R11), which waits for
+    /// the tail to pass it: where that is in memory, it is taken from there (world seed 2400515).
+    fn mend_from_newer(&mut self, id: EntryId) -> bool {
+        let newer = self.index.get(id).filter(|bad| bad.hidden).and_then(|bad| {
+            let newer = self.index.at(bad.slot, bad.stamp.sequence)?;
+            let newer = self.index.get(newer).filter(|e| !e.hidden)?;
+            let same = (newer.kind, newer.range) == (bad.kind, bad.range)
+                && newer.checksums == bad.checksums;
+            newer.payload.clone().filter(|_| same)
+        });
+        let Some(payload) = newer else {
+            return false;
+        };
+        let bad = self.index.get_mut(id).expect("looked at above");
+        bad.payload = Some(payload);
+        bad.bad_until = 0;
+        true
     }
 
     fn forward_slot(&mut self, number: u32, out: &mut Outputs) {
@@ -214,7 +237,11 @@ impl Store {
             entry.payload = Some(payload);
             return;
         };
+        if self.mend_from_newer(id) {
+            return;
+        }
         // It stays where it is, and holds the tail.
+        let entry = self.index.get_mut(id).expect("looked at above");
         entry.bad_until = self.now + BAD_AGAIN;
         self.retry_at = Some(entry.bad_until);
         let number = entry.slot;

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use lockstep_store::FormatOptions;
-use lockstep_types::{BlockRange, ReplicaId, Stamp, millis};
+use lockstep_types::{BLOCK, BlockRange, ReplicaId, Stamp, millis, seconds};
 
 /// Appends so many records of one block, none of which may be destaged.
 fn pin(bench: &mut Bench, replica: ReplicaId, numbers: std::ops::RangeInclusive<u64>) {
@@ -55,4 +55,40 @@ fn goes_round_under(pinned: u64) {
             assert_eq!(bench.read(replica, range), Ok(expected));
         }
     }
+}
+
+/// What lies at the tail cannot be read, and may not be destaged; the ring fills up behind it. Then its record is
+/// rolled forward: it has no room in the ring, and needs none to say what the bad one was (world seed 2400515).
+#[test]
+fn a_bad_record_at_the_tail_is_mended_by_the_one_that_takes_its_place() {
+    let mut bench = Bench::new(&tiny(), 9);
+    let [rotten, busy] = [1, 2].map(|n| bench.create(n));
+    let range = BlockRange::new(3, 2);
+    bench.append(rotten, write(stamp(1, 1), range, 1), Stamp::ZERO);
+    bench.settle();
+    let place = (0..tiny().device_bytes / BLOCK as u64)
+        .map(|page| page * BLOCK as u64)
+        .find(|at| bench.disk.peek(*at, BLOCK) == &content(1, range)[..BLOCK]);
+    bench.disk.poke(place.expect("in the ring"), &[0x5a; BLOCK]);
+    let mut number = 0;
+    let mut last = Stamp::ZERO;
+    loop {
+        number += 1;
+        assert!(number < 500, "the ring never fills up");
+        let record = write(stamp(1, number), BlockRange::new(number % 64, 1), number);
+        bench.append(busy, record, last);
+        bench.idle(millis(300));
+        last = stamp(1, number);
+        if !bench.take_durable(busy, last) {
+            break;
+        }
+    }
+    bench.idle(seconds(20));
+    assert!(!bench.take_durable(busy, last), "nothing mends it");
+    bench.append(rotten, write(stamp(2, 1), range, 1), Stamp::ZERO);
+    bench.idle(seconds(20));
+    assert!(bench.take_durable(busy, last), "{}", bench.store.outline());
+    assert!(bench.take_durable(rotten, stamp(2, 1)));
+    bench.restart();
+    assert_eq!(bench.read(rotten, range), Ok(content(1, range).to_vec()));
 }

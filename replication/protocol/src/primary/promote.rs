@@ -7,6 +7,9 @@ use crate::reconcile::{UnionError, union_of_tails};
 use lockstep_types::{Epoch, EpochStart, Gap, Nanos, NodeId, ReplicaId, Sequence, extend_history};
 use lockstep_wire::{Header, RequestBody, Sealed};
 
+/// A member that answers, but not the seal, is waited for so many times as long as one that is silent.
+const SEAL_PATIENCE: u64 = 10;
+
 impl Primary {
     /// Drives whatever phase it is in as far as it goes now.
     pub(super) fn advance(&mut self, now: Nanos, out: &mut Vec<PrimaryOut>) {
@@ -247,6 +250,10 @@ impl Primary {
                 // No member is removed on a gapped one's word (R11).
                 if standing && self.is_unreachable(now, replica, since) {
                     self.suspect(now, replica, "it did not answer the seal", out);
+                }
+                // One that is heard all the time and never promises holds the volume up as much.
+                if standing && now >= since + SEAL_PATIENCE * self.timings.seal_silence {
+                    self.condemn(now, replica, "it does not take the seal", out);
                 }
             }
             if standing && self.begin_exchange(now, out) {
