@@ -64,11 +64,23 @@ fn a_bad_record_at_the_tail_is_mended_by_the_one_that_takes_its_place() {
     let mut bench = Bench::new(&tiny(), 9);
     let [rotten, busy] = [1, 2].map(|n| bench.create(n));
     let range = BlockRange::new(3, 2);
-    bench.append(rotten, write(stamp(1, 1), range, 1), Stamp::ZERO);
-    bench.settle();
+    let all = |epoch: u64| {
+        (1..=4).map(move |number| {
+            let of = if number == 2 {
+                range
+            } else {
+                BlockRange::new(10 * number, 1)
+            };
+            write(stamp(epoch, number), of, number)
+        })
+    };
+    for record in all(1) {
+        bench.append(rotten, record, Stamp::ZERO);
+        bench.settle();
+    }
     let place = (0..tiny().device_bytes / BLOCK as u64)
         .map(|page| page * BLOCK as u64)
-        .find(|at| bench.disk.peek(*at, BLOCK) == &content(1, range)[..BLOCK]);
+        .find(|at| bench.disk.peek(*at, BLOCK) == &content(2, range)[..BLOCK]);
     bench.disk.poke(place.expect("in the ring"), &[0x5a; BLOCK]);
     let mut number = 0;
     let mut last = Stamp::ZERO;
@@ -85,10 +97,14 @@ fn a_bad_record_at_the_tail_is_mended_by_the_one_that_takes_its_place() {
     }
     bench.idle(seconds(20));
     assert!(!bench.take_durable(busy, last), "nothing mends it");
-    bench.append(rotten, write(stamp(2, 1), range, 1), Stamp::ZERO);
+    for record in all(2) {
+        bench.append(rotten, record, Stamp::ZERO);
+    }
     bench.idle(seconds(20));
     assert!(bench.take_durable(busy, last), "{}", bench.store.outline());
-    assert!(bench.take_durable(rotten, stamp(2, 1)));
+    for number in 1..=4 {
+        assert!(bench.take_durable(rotten, stamp(2, number)));
+    }
     bench.restart();
-    assert_eq!(bench.read(rotten, range), Ok(content(1, range).to_vec()));
+    assert_eq!(bench.read(rotten, range), Ok(content(2, range).to_vec()));
 }
