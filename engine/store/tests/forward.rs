@@ -80,7 +80,7 @@ fn a_bad_record_at_the_tail_is_mended_by_the_one_that_takes_its_place() {
     }
     let place = (0..tiny().device_bytes / BLOCK as u64)
         .map(|page| page * BLOCK as u64)
-        .find(|at| bench.disk.peek(*at, BLOCK) == &content(2, range)[..BLOCK]);
+        .find(|at| bench.disk.peek(*at, BLOCK) == content(2, range)[..BLOCK]);
     bench.disk.poke(place.expect("in the ring"), &[0x5a; BLOCK]);
     let mut number = 0;
     let mut last = Stamp::ZERO;
