@@ -1,4 +1,4 @@
-//! One voter: the real consensus over a simulated log, and the state built from what it commits.
+//! One raft log, which votes or learns: the real consensus over a simulated log, and the state built from what it commits.
 
 use super::folder::Folder;
 use lockstep_consensus::log::{self, DiskOp, LogIdentity, RecoveredLog};
@@ -7,7 +7,7 @@ use lockstep_control::State;
 use lockstep_types::{ClusterId, Nanos, NodeId, NodeRole};
 use std::collections::VecDeque;
 
-/// A voter of a running process.
+/// The log of a running process; it votes or learns.
 pub struct Voter {
     /// The core.
     pub consensus: Consensus,

@@ -8,8 +8,7 @@ use lockstep_logic::io::AttachmentState;
 use lockstep_types::VolumeId;
 
 impl World {
-    /// A voter that runs has not applied anything since faults stopped. One that was replaced while it
-    /// was away hears nothing until it has a new id (R20).
+    /// A voter that runs has not applied anything since faults stopped. Logs that learn do not count.
     pub(crate) fn control_plane_stands_still(&self) -> bool {
         let before = self.checks.applied_when_faults_stopped;
         let voting = &self.committed.state.voters.voting;
