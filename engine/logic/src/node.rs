@@ -70,8 +70,13 @@ pub struct Node {
     pub(crate) last_probe: u64,
     /// Payloads from peers that did not match their checksums.
     pub(crate) spoiled: u64,
-    tick_at: Nanos,
+    /// When whatever waits for time to pass was last looked after.
+    ticked: Nanos,
+    /// The earliest timer of a primary; [`Nanos::MAX`] where there is none.
+    pub(crate) primaries_at: Nanos,
     beacon_at: Nanos,
+    /// Some volume is open here or watched, or was when this was last looked at.
+    pub(crate) beacons: bool,
     pub(crate) scratch: Scratch,
 }
 
@@ -135,8 +140,10 @@ impl Node {
             last_serial: 0,
             last_probe: 0,
             spoiled: 0,
-            tick_at: now,
+            ticked: now,
+            primaries_at: Nanos::MAX,
             beacon_at: now,
+            beacons: false,
             scratch: Scratch::default(),
             timings,
         }
@@ -220,17 +227,30 @@ impl Node {
             .values()
             .filter_map(|pool| pool.store.next_timer())
             .min();
-        let running = self.volumes.values().any(|v| v.running.is_some());
-        let waiting = running
-            || self.jobs.any()
+        let beacon = if self.beacons {
+            self.beacon_at
+        } else {
+            Nanos::MAX
+        };
+        stores
+            .unwrap_or(Nanos::MAX)
+            .min(self.tick_at())
+            .min(beacon)
+    }
+
+    /// Soon while something is under way, or else when a primary's timer is due.
+    fn tick_at(&self) -> Nanos {
+        let under_way = self.jobs.any()
             || !self.attaching.is_empty()
             || !self.detaching.is_empty()
             || !self.proposals.is_empty()
             || self.stopping.is_some();
-        let tick = if waiting { self.tick_at } else { Nanos::MAX };
-        let watching = running || self.volumes.values().any(|v| v.watched);
-        let beacon = if watching { self.beacon_at } else { Nanos::MAX };
-        stores.unwrap_or(Nanos::MAX).min(tick).min(beacon)
+        let soon = self.ticked + self.timings.retry / 4;
+        if under_way {
+            soon
+        } else {
+            self.primaries_at.max(soon)
+        }
     }
 
     fn on_timer(&mut self, out: &mut Vec<Output>) {
@@ -240,32 +260,38 @@ impl Node {
                 pool.store.timer(now, &mut pool.outputs);
             }
         }
-        if now >= self.tick_at {
-            self.tick_at = now + self.timings.retry / 4;
+        if now >= self.tick_at() {
+            self.ticked = now;
             self.tick(out);
         }
         if now >= self.beacon_at {
             self.beacon_at = now + self.timings.beacon;
             self.review_caretakers(out);
             self.send_beacons(out);
+            let wanted = |v: &VolumeState| v.running.is_some() || v.watched;
+            self.beacons = self.volumes.values().any(wanted);
         }
     }
 
     /// Whatever waits for time to pass, every 50 ms while anything does.
     fn tick(&mut self, out: &mut Vec<Output>) {
         self.proposals_overdue(out);
-        let running: Vec<VolumeId> = self
-            .volumes
-            .iter()
-            .filter(|(_, v)| v.running.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for volume in running {
+        let now = self.now;
+        let due = |v: &VolumeState| v.running.as_ref().is_some_and(|r| now >= r.timer_at);
+        let running = self.volumes.iter().filter(|(_, v)| due(v));
+        let running = running.map(|(id, _)| *id);
+        for volume in running.collect::<Vec<_>>() {
             self.with_primary(volume, out, |primary, now, present, pushed| {
                 primary.on_timer(now, present, pushed);
             });
             self.tell_repair(volume, out);
+            let state = self.volumes.get_mut(&volume);
+            if let Some(running) = state.and_then(|v| v.running.as_mut()) {
+                running.timer_at = running.primary.next_timer(now);
+            }
         }
+        let primaries = self.volumes.values().filter_map(|v| v.running.as_ref());
+        self.primaries_at = primaries.map(|r| r.timer_at).min().unwrap_or(Nanos::MAX);
         self.advance_attaching(out);
         self.advance_detaching(out);
         self.settle_replicas(out);

@@ -56,6 +56,8 @@ pub(crate) struct Running {
     pub primary: Primary,
     /// Tells it from those before it.
     pub serial: u64,
+    /// When its timer is due.
+    pub timer_at: Nanos,
 }
 
 impl VolumeState {
@@ -185,6 +187,7 @@ impl Node {
                 || unhealthy
                 || lost_here
                 || !state.lost.is_empty());
+        self.beacons |= state.watched;
     }
 
     fn role_wanted(&self, volume: VolumeId, state: &VolumeState) -> Option<Role> {
@@ -396,7 +399,13 @@ impl Node {
         );
         let serial = self.last_serial;
         let state = self.volumes.get_mut(&volume).expect("it has a view");
-        state.running = Some(Running { primary, serial });
+        state.running = Some(Running {
+            primary,
+            serial,
+            timer_at: self.now,
+        });
+        self.primaries_at = self.now;
+        self.beacons = true;
         let links: Vec<(NodeId, bool)> = self
             .links
             .iter()

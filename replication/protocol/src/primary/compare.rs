@@ -140,6 +140,11 @@ impl Compare {
         }
     }
 
+    /// Whether no comparison is going on.
+    pub(super) fn is_resting(&self) -> bool {
+        self.step == Step::Resting
+    }
+
     /// Whether a copy that lost a write is being repaired.
     pub(super) fn is_mending(&self) -> bool {
         matches!(self.step, Step::Mending { .. })
@@ -149,7 +154,7 @@ impl Compare {
 impl Primary {
     /// Called at every event: resting costs two comparisons.
     pub(super) fn advance_compare(&mut self, now: Nanos, out: &mut Vec<PrimaryOut>) {
-        let resting = self.compare.step == Step::Resting;
+        let resting = self.compare.is_resting();
         if resting && (now < self.compare.due || self.timings.compare_pass == 0) {
             return;
         }

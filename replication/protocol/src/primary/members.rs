@@ -90,7 +90,7 @@ impl Primary {
         }
     }
 
-    fn fence(&mut self) {
+    pub(super) fn fence(&mut self) {
         if !self.is_seeking() {
             self.phase = Phase::Fenced;
         }

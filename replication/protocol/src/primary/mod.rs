@@ -444,7 +444,7 @@ impl Primary {
             .broken
             .is(crate::mutate::Mutation::R13LocalPromiseIgnored);
         if epoch > self.epoch && self.epoch != Epoch::ZERO && self.is_ours() && !ignored {
-            self.phase = Phase::Fenced;
+            self.fence();
         }
     }
 
@@ -460,9 +460,32 @@ impl Primary {
         self.pump(now, present, out);
     }
 
-    /// When `on_timer` is due again.
+    /// When `on_timer` is due again: soon while anything is under way, seldom while it rests, and never
+    /// so seldom that the time between would count as a gap (R22).
     pub fn next_timer(&self, now: Nanos) -> Nanos {
-        now + self.timings.retry / 4
+        let retry = self.timings.retry;
+        now + if self.is_quiet() { retry } else { retry / 4 }
+    }
+
+    /// Open, every member certified and reachable, and nothing asked for, moved or proposed: only the
+    /// silence of a member, which takes longer, can begin something by itself.
+    fn is_quiet(&self) -> bool {
+        let reachable = |m: &Member| {
+            m.node == self.me || self.links.get(&m.node).is_some_and(|link| link.up)
+        };
+        self.phase == Phase::Open
+            && !self.stopping
+            && self.proposal.is_none()
+            && self.join.is_none()
+            && self.held.is_empty()
+            && self.writes.is_idle()
+            && self.reads.is_idle()
+            && self.copies.is_empty()
+            && self.repairs.is_empty()
+            && self.compare.is_resting()
+            && self.absent.replicas.is_empty()
+            && self.required.iter().eq(self.view.in_sync.keys())
+            && self.members.values().all(|m| m.condemned.is_none() && reachable(m))
     }
 
     /// Clean end: accepts nothing new; `is_stopped` says when all is answered.
