@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,6 +16,8 @@ use lockstep_floor::report::{Report, Run, Samples};
 use lockstep_floor::{cpu, disk};
 use lockstep_nbd::client::{Connection, Content, Event, Options as Export};
 use lockstep_nbd::{Flags, Op, Payload};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::interrupt;
 
@@ -74,7 +77,8 @@ pub struct Workload {
     /// One request after the other instead of scattered; ends after one pass if so asked.
     #[arg(long)]
     pub sequential: bool,
-    /// Requests a second, evenly spaced; as many as go when not given.
+    /// Requests a second, evenly spaced; as many as go when not given. The latency of one that could not
+    /// be sent when it was due counts from then.
     #[arg(long)]
     pub rate: Option<f64>,
 }
@@ -88,7 +92,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// What a socket can do, of whichever kind.
-trait Stream: Read + Write + Send {}
+trait Stream: Read + Write + AsFd + Send {}
 impl Stream for UnixStream {}
 impl Stream for TcpStream {}
 
@@ -237,11 +241,11 @@ impl Client {
         while done < pieces {
             interrupt::check()?;
             while sent < pieces && self.begun.len() < fill.depth {
-                self.submit(&fill);
+                self.submit(&fill, Instant::now());
                 sent += 1;
             }
             self.flush()?;
-            self.replies(|_| done += 1)?;
+            self.replies(None, |_| done += 1)?;
         }
         self.next = 0;
         Ok(())
@@ -278,12 +282,18 @@ impl Client {
                 measured_from = Instant::now();
                 samples.clear();
             }
-            while self.begun.len() < workload.depth && self.is_due(workload, sent, start) {
-                self.submit(workload);
+            let mut until = None;
+            while self.begun.len() < workload.depth {
+                let due = workload.due(sent, start);
+                if due > Instant::now() {
+                    until = Some(due);
+                    break;
+                }
+                self.submit(workload, due);
                 sent += 1;
             }
             self.flush()?;
-            self.replies(|nanos| samples.push(nanos))?;
+            self.replies(until, |nanos| samples.push(nanos))?;
         }
         let time = measured_from.elapsed();
         let after = used_by(pids)?;
@@ -310,10 +320,10 @@ impl Client {
         while !over() {
             interrupt::check()?;
             while self.begun.len() < workload.depth {
-                self.submit(workload);
+                self.submit(workload, Instant::now());
             }
             self.flush()?;
-            self.replies(|_| completed.push(start.elapsed().as_nanos() as u64))?;
+            self.replies(None, |_| completed.push(start.elapsed().as_nanos() as u64))?;
         }
         self.drain()?;
         Ok(completed)
@@ -322,26 +332,13 @@ impl Client {
     fn drain(&mut self) -> anyhow::Result<()> {
         while !self.begun.is_empty() {
             self.flush()?;
-            self.replies(|_| ())?;
+            self.replies(None, |_| ())?;
         }
         Ok(())
     }
 
-    /// Whether the next request may go by the rate; waits for that if nothing else is under way.
-    fn is_due(&self, workload: &Workload, sent: u64, start: Instant) -> bool {
-        let Some(rate) = workload.rate else {
-            return true;
-        };
-        let due = Duration::from_secs_f64(sent as f64 / rate);
-        let early = due.saturating_sub(start.elapsed());
-        if !early.is_zero() && self.begun.is_empty() {
-            std::thread::sleep(early);
-            return true;
-        }
-        early.is_zero()
-    }
-
-    fn submit(&mut self, workload: &Workload) {
+    /// `due` is when it should have gone.
+    fn submit(&mut self, workload: &Workload, due: Instant) {
         let places = workload.range.unwrap_or(self.size).min(self.size) / u64::from(workload.block);
         let place = if workload.sequential {
             self.next += 1;
@@ -360,7 +357,7 @@ impl Client {
             (Op::Write, Payload::from(bytes))
         };
         let begun = Begun {
-            at: Instant::now(),
+            at: due,
             then_flush: workload.sync && op == Op::Write,
         };
         let offset = place * u64::from(workload.block);
@@ -393,8 +390,11 @@ impl Client {
         self.dice.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Waits for bytes, and tells the latency of every request they answer.
-    fn replies(&mut self, mut each: impl FnMut(u64)) -> anyhow::Result<()> {
+    /// Waits for bytes, or until then, and tells the latency of every request they answer.
+    fn replies(&mut self, until: Option<Instant>, mut each: impl FnMut(u64)) -> anyhow::Result<()> {
+        if !self.is_readable_before(until)? {
+            return Ok(());
+        }
         self.receive()?;
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
@@ -417,6 +417,21 @@ impl Client {
         }
         self.events = events;
         Ok(())
+    }
+
+    /// False when the time comes first.
+    fn is_readable_before(&self, until: Option<Instant>) -> anyhow::Result<bool> {
+        let Some(until) = until else {
+            return Ok(true);
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).context("a rate of one request in centuries")?;
+        let mut polled = [PollFd::new(&self.stream, PollFlags::IN)];
+        match poll(&mut polled, Some(&left)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn receive(&mut self) -> anyhow::Result<()> {
@@ -460,10 +475,22 @@ impl Client {
 }
 
 impl Workload {
+    /// When the request after so many is to go.
+    fn due(&self, sent: u64, start: Instant) -> Instant {
+        match self.rate {
+            Some(rate) => start + Duration::from_secs_f64(sent as f64 / rate),
+            None => Instant::now(),
+        }
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         ensure!(
             self.depth > 0 && self.block > 0 && self.block.is_multiple_of(4096),
             "the depth is at least 1, a request a multiple of 4096 bytes"
+        );
+        ensure!(
+            self.rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()),
+            "a rate is more than 0"
         );
         Ok(())
     }

@@ -19,6 +19,8 @@ use crate::size;
 
 /// MiB of the volume that is resynced, and of the quiet one.
 const SMALL: u64 = 128;
+/// How many times deeper than it was a load may become that is paced, and falls behind.
+const MOST_BEHIND: usize = 16;
 /// How much of the pool the volume takes that wears it, in percent.
 const WEARING: u64 = 60;
 /// How often the pool is overwritten before its steady state is measured.
@@ -95,6 +97,7 @@ impl MainRoom {
             What::Lockstep(volume, workload) => self.drive(volume, workload).map(alone),
             What::Quiet(workload, None) => self.drive(QUIET, &small(workload)).map(alone),
             What::Quiet(workload, Some(noise)) => self.beside(&small(workload), noise).map(alone),
+            What::Paced(percent, workload) => self.paced(*percent, workload),
             What::Resync(workload) => {
                 let client = self.clients.get_mut(RESYNCED).expect("made for it");
                 let workload = small(workload);
@@ -119,6 +122,21 @@ impl MainRoom {
         let client = self.clients.get_mut(volume);
         let client = client.expect("every volume that is needed has a client");
         client.drive(workload, &self.cluster.pids)
+    }
+
+    /// As fast as it goes, and then at a part of that rate.
+    fn paced(&mut self, percent: u8, workload: &Workload) -> anyhow::Result<(Report, Figures)> {
+        let unpaced = self.drive(THREE, workload)?.iops;
+        let rate = unpaced * f64::from(percent) / 100.0;
+        let paced = Workload {
+            // What waits its turn counts from when it was due, however deep that makes it.
+            depth: workload.depth * MOST_BEHIND,
+            rate: Some(rate),
+            ..workload.clone()
+        };
+        let report = self.drive(THREE, &paced)?;
+        let figures = Figures::from([("unpaced, requests a second".to_owned(), unpaced)]);
+        Ok((report, figures))
     }
 
     fn beside(&mut self, workload: &Workload, noise: &Workload) -> anyhow::Result<Report> {

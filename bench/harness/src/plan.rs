@@ -6,7 +6,8 @@
 //!
 //! Besides: `ls3-manyN` (N volumes at once at depth 4), `ls3-idleN` (N attached volumes without a request),
 //! `ls3-quiet` and `ls3-quiet-beside` (a volume at depth 1 alone, and beside one at depth 64), `ls3-resync-wN`
-//! (while a copy is brought up to date), `ls3-worn-wN` (after the pool has been overwritten twice), and
+//! (while a copy is brought up to date), `ls3-w16-pacedP` (at P percent of the rate at which it goes unpaced just
+//! before), `ls3-worn-wN` (after the pool has been overwritten twice), and
 //! `postgres-file` and `postgres-ls3` (pgbench on ext4). Scrubbing has no measurement of its own: a pass
 //! takes a week and goes on at that rate all the time.
 
@@ -30,6 +31,8 @@ pub enum What {
     Peer(Workload),
     /// A load on a volume of its own, beside one on another if there is one.
     Quiet(Workload, Option<Workload>),
+    /// A load at so many percent of the rate that it reaches by itself just before.
+    Paced(u8, Workload),
     /// A load while a copy is brought up to date.
     Resync(Workload),
     /// A load after the pool has been overwritten twice.
@@ -69,6 +72,7 @@ impl What {
             Self::Lockstep(volume, _) => Some(volume),
             Self::Peer(_) => Some(PEER),
             Self::Quiet(..) => Some(QUIET),
+            Self::Paced(..) => Some(THREE),
             Self::Resync(_) => Some(RESYNCED),
             Self::Worn(_) => Some(WORN),
             Self::Floor(_) | Self::Idle(_) | Self::Many(..) | Self::Postgres(_) => None,
@@ -177,6 +181,14 @@ fn beside(extent: Extent) -> Vec<Measurement> {
         named(
             "ls3-resync-w4",
             What::Resync(load(Kind::Write, 4096, 4, extent)),
+        ),
+        named(
+            "ls3-w16-paced50",
+            What::Paced(50, load(Kind::Write, 4096, 16, extent)),
+        ),
+        named(
+            "ls3-w16-paced90",
+            What::Paced(90, load(Kind::Write, 4096, 16, extent)),
         ),
     ]
 }

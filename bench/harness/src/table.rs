@@ -33,6 +33,8 @@ pub enum Figure {
     Cpu,
     /// KiB written a request, all copies together.
     Written,
+    /// How many times the median 999 in 1,000 requests do not exceed.
+    Tail,
 }
 
 /// Those that are told of every measurement.
@@ -54,12 +56,13 @@ impl Figure {
             Self::P99 => report.p99,
             Self::Cpu => report.cpu,
             Self::Written => report.written,
+            Self::Tail => report.p999 / report.p50,
         }
     }
 
     /// Whether less is better.
     pub fn is_cost(self) -> bool {
-        matches!(self, Self::P50 | Self::P99 | Self::Cpu | Self::Written)
+        !matches!(self, Self::Iops | Self::Megabytes)
     }
 }
 
@@ -106,6 +109,24 @@ pub const TARGETS: &[Target] = &[
         of: ("ls3-w16", Figure::Written),
         against: None,
         bound: 30.0,
+    },
+    Target {
+        what: "4k write depth 1, p99.9 against p50",
+        of: ("ls3-w1", Figure::Tail),
+        against: None,
+        bound: 10.0,
+    },
+    Target {
+        what: "4k write at half of the rate of depth 16, p99.9 against p50",
+        of: ("ls3-w16-paced50", Figure::Tail),
+        against: None,
+        bound: 10.0,
+    },
+    Target {
+        what: "4k write at nine tenths of that rate, p99.9 against p50",
+        of: ("ls3-w16-paced90", Figure::Tail),
+        against: None,
+        bound: 10.0,
     },
     Target {
         what: "4k read depth 1, against raw",

@@ -232,10 +232,7 @@ impl Node {
         } else {
             Nanos::MAX
         };
-        stores
-            .unwrap_or(Nanos::MAX)
-            .min(self.tick_at())
-            .min(beacon)
+        stores.unwrap_or(Nanos::MAX).min(self.tick_at()).min(beacon)
     }
 
     /// Soon while something is under way, or else when a primary's timer is due.

@@ -470,9 +470,8 @@ impl Primary {
     /// Open, every member certified and reachable, and nothing asked for, moved or proposed: only the
     /// silence of a member, which takes longer, can begin something by itself.
     fn is_quiet(&self) -> bool {
-        let reachable = |m: &Member| {
-            m.node == self.me || self.links.get(&m.node).is_some_and(|link| link.up)
-        };
+        let reachable =
+            |m: &Member| m.node == self.me || self.links.get(&m.node).is_some_and(|link| link.up);
         self.phase == Phase::Open
             && !self.stopping
             && self.proposal.is_none()
@@ -485,7 +484,10 @@ impl Primary {
             && self.compare.is_resting()
             && self.absent.replicas.is_empty()
             && self.required.iter().eq(self.view.in_sync.keys())
-            && self.members.values().all(|m| m.condemned.is_none() && reachable(m))
+            && self
+                .members
+                .values()
+                .all(|m| m.condemned.is_none() && reachable(m))
     }
 
     /// Clean end: accepts nothing new; `is_stopped` says when all is answered.
