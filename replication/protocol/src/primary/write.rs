@@ -495,6 +495,8 @@ impl Primary {
             }
             if write.record.kind == RecordKind::Resize {
                 self.applied_blocks = write.record.range.start;
+                // A size committed meanwhile waited for this one (world seed 2622244).
+                self.sequence_resize(now, out);
             }
             if let Some(tag) = write.tag {
                 self.pace.observe(now.saturating_sub(write.sent));
