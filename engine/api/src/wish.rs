@@ -3,7 +3,7 @@
 use crate::error::{invalid, not_found};
 use crate::proto;
 use lockstep_control::{Policy, Rpo, State, Volume};
-use lockstep_placement::Grammar;
+use lockstep_placement::{Grammar, Local};
 use lockstep_types::{
     BLOCK, FaultDomain, Locality, MAX_VOLUME_BLOCKS, NodeId, NodeRole, ReplicaId,
 };
@@ -120,6 +120,18 @@ pub fn node<'a>(state: &'a State, named: &str) -> Result<&'a lockstep_control::N
     by_id
         .or_else(|| state.node_named(named))
         .ok_or_else(|| not_found("node", named))
+}
+
+/// Where a volume will be used, if a node is named.
+///
+/// # Errors
+/// NOT_FOUND.
+pub fn local(state: &State, named: &str, required: bool) -> Result<Option<Local>, Status> {
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let node = node(state, named)?.id;
+    Ok(Some(Local { node, required }))
 }
 
 /// A pool by id, or by its name and its node's.

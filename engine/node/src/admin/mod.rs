@@ -8,8 +8,11 @@
 //! | asking another node | [`forward`] |
 //! | certificates in time | [`renew`] |
 //! | asking every node that holds a copy what it holds | [`survey`] |
+//! | how large a volume could be, whether one is blank | [`capacity`], [`blank`] |
 //! | one service each | [`cluster`], [`nodes`], [`pools`], [`volumes`], [`devices`], [`recovery`] |
 
+mod blank;
+mod capacity;
 mod cluster;
 mod devices;
 mod forward;

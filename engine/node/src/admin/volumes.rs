@@ -8,7 +8,6 @@ use lockstep_api::error::{self, status};
 use lockstep_api::proto::volumes_server::Volumes;
 use lockstep_api::{proto, show, wish};
 use lockstep_control::{Attachment, Command, NewReplica, Outcome};
-use lockstep_placement::Local;
 use lockstep_types::{AttachmentId, Incarnation, LineageId, NodeId, ReplicaId, VolumeId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -194,6 +193,27 @@ impl Volumes for Shared {
         Ok(Response::new(proto::DetachVolumeReply {}))
     }
 
+    async fn is_blank(
+        &self,
+        request: Request<proto::IsBlankRequest>,
+    ) -> Result<Response<proto::IsBlankReply>, Status> {
+        let request = request.into_inner();
+        self.catch_up().await?;
+        let volume = self.named(&request.volume)?;
+        let blank = match request.here {
+            true => self.blank_here(volume).await?,
+            false => Some(self.blank_anywhere(volume).await?),
+        };
+        Ok(Response::new(proto::IsBlankReply { blank }))
+    }
+
+    async fn capacity(
+        &self,
+        request: Request<proto::CapacityRequest>,
+    ) -> Result<Response<proto::CapacityReply>, Status> {
+        self.largest(&request.into_inner()).map(Response::new)
+    }
+
     async fn resize(
         &self,
         request: Request<proto::ResizeVolumeRequest>,
@@ -344,13 +364,7 @@ impl Shared {
         let blocks = wish::blocks(request.bytes)?;
         let policy = wish::new_policy(&request.policy.clone().unwrap_or_default())?;
         let state = self.control().state();
-        let local = match request.local_node.as_str() {
-            "" => None,
-            named => Some(Local {
-                node: wish::node(&state, named)?.id,
-                required: request.local_required,
-            }),
-        };
+        let local = wish::local(&state, &request.local_node, request.local_required)?;
         // The same name and wish give the same volume, wherever its copies are.
         let existing = state.volume_named(&request.name);
         let replicas = match existing {

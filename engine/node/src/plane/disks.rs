@@ -6,9 +6,10 @@ use bytes::{Bytes, BytesMut};
 use lockstep_frontend::InFlight;
 use lockstep_logic::Node;
 use lockstep_logic::io::{Input, NodeEvent};
+use lockstep_ring::timer::boottime;
 use lockstep_ring::{Disk, DiskId, Event, MAX_BUFFER, Reactor};
 use lockstep_store::{DiskOp, DiskResult, DiskToken, Store};
-use lockstep_types::DeviceId;
+use lockstep_types::{DeviceId, ExtentIndex, ReplicaId};
 
 /// EIO, for failures to which the kernel gave no number.
 const EIO: i32 = 5;
@@ -213,6 +214,21 @@ impl Disks {
         );
         None
     }
+}
+
+/// Whether these copies hold no block. One that is not here, or whose pool does not serve, might.
+pub fn are_blank(node: &Node, copies: &[ReplicaId]) -> bool {
+    let here = node.inspect(boottime()).replicas;
+    copies.iter().all(|id| {
+        let copy = here.iter().find(|it| it.replica == *id && !it.failed);
+        let store = copy.and_then(|copy| node.store(copy.device));
+        let ready = store.filter(|store| store.is_ready());
+        ready.is_some_and(|store| {
+            store
+                .extents_present(*id, ExtentIndex::default(), 1)
+                .is_empty()
+        })
+    })
 }
 
 /// The event as people are told it: of a pool that could not be opened, its store knows why.

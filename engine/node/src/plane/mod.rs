@@ -32,7 +32,7 @@ use lockstep_fuse::{Device, Negotiated};
 use lockstep_logic::Inspection;
 use lockstep_logic::io::{AttachmentState, NodeEvent, ProposalResult, Ticket};
 use lockstep_ring::{Disk, MailSender, Reactor, mailbox};
-use lockstep_types::{AttachmentId, DeviceId, NodeId, VolumeId};
+use lockstep_types::{AttachmentId, DeviceId, NodeId, ReplicaId, VolumeId};
 use std::sync::mpsc::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -118,6 +118,8 @@ pub enum Order {
     Inspect(oneshot::Sender<Inspection>),
     /// What the copies of a volume here hold; nothing changes.
     Copies(VolumeId, oneshot::Sender<Vec<Held>>),
+    /// Whether these copies here hold no block; nothing changes.
+    Blank(Vec<ReplicaId>, oneshot::Sender<bool>),
     /// Stop in order; [`PlaneReport::Stopped`] answers.
     Stop,
 }

@@ -316,6 +316,10 @@ impl DataPlane {
                 let _ = asker.send(self.node.held_copies(volume));
                 return;
             }
+            Order::Blank(copies, asker) => {
+                let _ = asker.send(disks::are_blank(&self.node, &copies));
+                return;
+            }
             Order::Stop => {
                 self.exports.stop(&mut self.actions);
                 Input::Stop
