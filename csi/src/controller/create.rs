@@ -1,6 +1,7 @@
 //! CreateVolume, DeleteVolume, GetCapacity.
 
 use lockstep_api::proto as admin;
+use lockstep_api::wish::new_policy;
 use lockstep_types::{BLOCK, EXTENT, MAX_VOLUME_BLOCKS};
 use tonic::{Code, Status};
 
@@ -189,20 +190,13 @@ pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Whether a volume is what would be made now. What is not said is not compared: it was a default then.
+/// Whether a volume is what would be made now.
 fn is_wished(volume: &admin::Volume, wish: &admin::Policy) -> bool {
     let has = volume.policy.clone().unwrap_or_default();
-    let same = |said: i32, has: i32| said == 0 || said == has;
-    wish.copies
-        .as_ref()
-        .is_none_or(|copies| has.copies.as_ref() == Some(copies))
-        && wish
-            .preferred_site
-            .as_ref()
-            .is_none_or(|site| has.preferred_site.clone().unwrap_or_default() == *site)
-        && same(wish.fault_domain, has.fault_domain)
-        && same(wish.rpo, has.rpo)
-        && same(wish.locality, has.locality)
+    match (new_policy(&has), new_policy(wish)) {
+        (Ok(has), Ok(wish)) => has == wish,
+        _ => false,
+    }
 }
 
 /// Which sizes are asked for.
@@ -317,20 +311,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_not_compared() {
-        let volume = admin::Volume {
-            policy: Some(admin::Policy {
-                copies: Some("2".into()),
-                rpo: admin::Rpo::WitnessedDegrade.into(),
-                ..admin::Policy::default()
-            }),
-            ..admin::Volume::default()
-        };
-        assert!(is_wished(&volume, &admin::Policy::default()));
-        let three = admin::Policy {
-            copies: Some("3".into()),
+    fn what_is_not_said_is_the_default() {
+        let of = |copies: Option<&str>| admin::Policy {
+            copies: copies.map(str::to_owned),
             ..admin::Policy::default()
         };
-        assert!(!is_wished(&volume, &three));
+        let volume = admin::Volume {
+            policy: Some(of(Some("2"))),
+            ..admin::Volume::default()
+        };
+        assert!(is_wished(&volume, &of(None)));
+        assert!(!is_wished(&volume, &of(Some("3"))));
     }
 }

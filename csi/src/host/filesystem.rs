@@ -159,16 +159,53 @@ pub async fn check(device: &Path, filesystem: FileSystem) -> Result<(), HostErro
     if filesystem != FileSystem::Ext4 {
         return Ok(());
     }
-    let device = device.display().to_string();
-    let said = run("e2fsck", &["-p", &device], WORK).await?;
+    check_with(&["-p", &device.display().to_string()]).await
+}
+
+async fn check_with(arguments: &[&str]) -> Result<(), HostError> {
+    let said = run("e2fsck", arguments, WORK).await?;
     match said.code {
         // 1 and 2: errors were corrected.
         Some(0..=2) => Ok(()),
         _ => Err(HostError::Refused(format!(
-            "the file system on {device} is damaged, and e2fsck wants a person to decide: {}",
+            "the file system is damaged, and e2fsck wants a person to decide: {}",
             said.words
         ))),
     }
+}
+
+/// Grows a file system that is not mounted to its device, where its kind can be grown so: a volume may have
+/// grown while it was nowhere mounted, and ext4 grows without a privilege then.
+///
+/// # Errors
+/// The tool's.
+pub async fn grow_unmounted(
+    candidate: Candidate<'_>,
+    filesystem: FileSystem,
+) -> Result<(), HostError> {
+    if filesystem != FileSystem::Ext4 {
+        return Ok(());
+    }
+    let device = candidate.device.display().to_string();
+    let said = succeed("dumpe2fs", &["-h", &device], LOOK).await?;
+    let bytes = ext4_bytes(&said.output);
+    let bytes = bytes.ok_or_else(|| HostError::failed("read what dumpe2fs says", said.words))?;
+    // Less than a block group is not worth a check of everything, and may not be usable.
+    if bytes + (128 << 20) > candidate.bytes && bytes * 2 > candidate.bytes {
+        return Ok(());
+    }
+    // What resize2fs wants to have been done before.
+    check_with(&["-f", "-p", &device]).await?;
+    succeed("resize2fs", &[&device], WORK).await.map(drop)
+}
+
+/// Bytes of a file system, from its header as dumpe2fs prints it.
+fn ext4_bytes(header: &str) -> Option<u64> {
+    let value = |name: &str| -> Option<u64> {
+        let line = header.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse().ok()
+    };
+    value("Block count:")?.checked_mul(value("Block size:")?)
 }
 
 /// Grows a file system to its device; it may be mounted, and xfs and btrfs must be, at `mounted`.
@@ -202,6 +239,14 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_size_of_a_file_system_is_read() {
+        let header =
+            "Block count:              16384\nFree blocks:   1\nBlock size:               4096\n";
+        assert_eq!(ext4_bytes(header), Some(64 << 20));
+        assert_eq!(ext4_bytes("Block count: x"), None);
+    }
+
     #[tokio::test]
     async fn a_device_is_probed_without_being_touched() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -217,5 +262,22 @@ mod tests {
         let found = probe(&path).await.expect("told");
         assert_eq!(found, Content::FileSystem(FileSystem::Ext4));
         check(&path, FileSystem::Ext4).await.expect("well");
+        File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|it| it.set_len(256 << 20))
+            .expect("grown");
+        let candidate = Candidate {
+            volume: VolumeId::from_u128(1),
+            device: &path,
+            bytes: 256 << 20,
+        };
+        grow_unmounted(candidate, FileSystem::Ext4)
+            .await
+            .expect("grown");
+        let said = succeed("dumpe2fs", &["-h", &image], LOOK)
+            .await
+            .expect("told");
+        assert_eq!(ext4_bytes(&said.output), Some(256 << 20));
     }
 }

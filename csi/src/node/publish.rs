@@ -1,7 +1,5 @@
 //! NodePublishVolume and NodeUnpublishVolume: what is staged, shown to a pod.
 
-use std::path::PathBuf;
-
 use std::os::fd::AsFd;
 use tonic::Status;
 
@@ -107,11 +105,8 @@ fn publish_block(
     read_only: bool,
     one_pod: bool,
 ) -> Result<(), Status> {
-    // The link in /dev/lockstep leads to it.
-    let device: PathBuf = std::fs::canonicalize(device)
-        .map_err(|error| Status::internal(format!("{} is gone: {error}", device.display())))?;
-    let opened = mounts::open_device(&device)?;
-    let number = number_of(&device)?;
+    let opened = mounts::open_device(device)?;
+    let number = number_of(device)?;
     if let Some(there) = target.mounted()? {
         let same = target.kind()? == Some(Kind::Device { number });
         return is_same(same && there.read_only == read_only, target);

@@ -66,14 +66,15 @@ impl NodeService {
             };
             filesystem::ensure(candidate, found, blank, filesystem).await?;
             filesystem::check(&device, filesystem).await?;
+            filesystem::grow_unmounted(candidate, filesystem).await?;
         }
+        let read_only = options.is_read_only();
         mount(device.clone(), filesystem, options, place).await?;
-        // A snapshot that was restored larger, or a volume that has grown while it was nowhere mounted.
-        let at = PathBuf::from(&request.staging_target_path);
-        if capability.read_only {
-            return Ok(proto::NodeStageVolumeResponse {});
+        // A volume may have grown while it was nowhere mounted; ext4 has followed before.
+        if !read_only && filesystem != FileSystem::Ext4 {
+            let at = PathBuf::from(&request.staging_target_path);
+            filesystem::grow(&device, filesystem, &at).await?;
         }
-        filesystem::grow(&device, filesystem, &at).await?;
         Ok(proto::NodeStageVolumeResponse {})
     }
 
@@ -144,7 +145,10 @@ impl NodeService {
             };
             let device = self.daemon.ask(open).await?;
             if device.waiting.is_empty() && !device.path.is_empty() {
-                return Ok(PathBuf::from(device.path));
+                // The link in /dev/lockstep leads to the name that the kernel knows it by.
+                return std::fs::canonicalize(&device.path).map_err(|error| {
+                    Status::internal(format!("the device {} is gone: {error}", device.path))
+                });
             }
             if begin.elapsed() > PATIENCE {
                 let words = format!("volume {id} is not open here yet: {}", device.waiting);

@@ -2,6 +2,7 @@
 //! processes that are gone when a test ends, however it ends.
 #![forbid(unsafe_code)]
 
+pub mod csi;
 pub mod device;
 pub mod fleet;
 pub mod pool;

@@ -7,7 +7,7 @@
 //! | the loop | [`turn`] |
 //! | disk operations and their results | [`disks`] |
 //! | replication links | [`links`] |
-//! | NBD by TCP | `remote` |
+//! | NBD by a Unix socket, by TCP | `socket`, `remote` |
 //! | NBD sessions and FUSE devices | [`exports`], `devices` |
 //! | to and from tokio | this one |
 
@@ -17,6 +17,7 @@ pub mod disks;
 pub mod exports;
 pub mod links;
 mod remote;
+mod socket;
 mod start;
 mod turn;
 

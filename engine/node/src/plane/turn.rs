@@ -4,7 +4,6 @@
 mod block;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use lockstep_logic::Node;
 use lockstep_logic::io::{Input, Output, ProposalResult};
 use lockstep_nbd::Limits;
 use lockstep_ring::timer::boottime;
-use lockstep_ring::{Address, ConnId, Event, ListenerId, MailReceiver, Pool, Reactor, Transport};
+use lockstep_ring::{ConnId, Event, ListenerId, MailReceiver, Pool, Reactor};
 use lockstep_types::{AttachmentId, Nanos, NodeId, VolumeId, millis};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -24,6 +23,7 @@ use super::disks::{self, Disks};
 use super::exports::{Action, Exports};
 use super::links::Links;
 use super::remote::Remote;
+use super::socket::Socket;
 use super::{Order, PlaneConfig, PlaneReport, ServeDevice};
 
 /// While something waits for a buffer, it is tried again this often.
@@ -62,13 +62,6 @@ pub(super) struct DataPlane {
     outputs: Vec<Output>,
     actions: Vec<Action<Client>>,
     answered: Vec<Action<Client>>,
-}
-
-/// The NBD socket of a volume attached here.
-struct Socket {
-    attachment: AttachmentId,
-    listener: ListenerId,
-    path: PathBuf,
 }
 
 /// Who uses an export.
@@ -527,28 +520,11 @@ impl DataPlane {
 
     fn open_export(&mut self, volume: &Volume, attachment: AttachmentId, reactor: &mut Reactor) {
         let path = self.directory.join(format!("{}.sock", volume.name));
-        let address = Address::Unix(path.clone());
-        let listener = match reactor.listen(&address, Transport::Plain, None) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(volume = %volume.name, %error, "the volume has no NBD socket");
-                return;
-            }
-        };
-        // The directory is closed to others already; this is for whoever opens it up.
-        if let Err(error) = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
-        {
-            tracing::warn!(path = %path.display(), %error, "the NBD socket keeps its default mode");
+        let socket = Socket::open(attachment, path, reactor);
+        if let Some(listener) = socket.listener() {
+            self.listeners.insert(listener, volume.id);
         }
-        self.listeners.insert(listener, volume.id);
-        self.sockets.insert(
-            volume.id,
-            Socket {
-                attachment,
-                listener,
-                path,
-            },
-        );
+        self.sockets.insert(volume.id, socket);
         self.exports
             .attach(volume.id, volume.name.clone(), attachment);
     }
@@ -557,9 +533,9 @@ impl DataPlane {
         let Some(socket) = self.sockets.remove(&volume) else {
             return;
         };
-        reactor.stop_listening(socket.listener);
-        self.listeners.remove(&socket.listener);
-        let _ = std::fs::remove_file(&socket.path);
+        if let Some(listener) = socket.close(reactor) {
+            self.listeners.remove(&listener);
+        }
         self.exports.detach(volume, &mut self.actions);
     }
 
