@@ -162,8 +162,20 @@ impl World {
                 .filter_map(|id| volume.replicas.get(id));
             !strict && members.filter(|replica| replica.node != id).count() > 0
         });
-        (self.quorum_without(node) && self.every_volume_stands() && spared && self.copies_lost == 0)
-            .then_some(node)
+        (self.quorum_without(node)
+            && self.every_volume_stands()
+            && spared
+            && self.copies_lost == 0
+            && self.devices_answer())
+        .then_some(node)
+    }
+
+    /// No device has failed, or has answered again only just now: whoever nobody asked anything meanwhile would
+    /// find out later, and be the second that is lost (world seed 2650021).
+    fn devices_answer(&self) -> bool {
+        let now = self.now();
+        let mut disks = self.nodes.iter().flat_map(|node| &node.disks);
+        disks.all(|disk| !disk.disk.is_dead(now) && disk.shaky_until <= now)
     }
 
     /// All volumes have been made.
