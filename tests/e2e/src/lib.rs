@@ -132,6 +132,15 @@ impl Cluster {
         });
     }
 
+    /// Sends a signal to a node's daemon.
+    pub fn signal(&self, node: &str, which: &str) {
+        let text =
+            std::fs::read_to_string(self.path().join(format!("{node}.pid"))).expect("a pid file");
+        let pid = text.split_whitespace().next().expect("a pid");
+        let sent = Command::new("kill").args([which, pid]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
     /// Starts a node's daemon again.
     pub fn restart(&self, node: &str) -> std::process::Child {
         let log = std::fs::OpenOptions::new()

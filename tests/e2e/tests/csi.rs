@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::csi::{Driver, block, for_one_pod, mounted};
 use e2e::device::{is_mounted, possible};
@@ -14,6 +14,8 @@ use tonic::Code;
 
 const MIB: i64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the I/O of a node that wakes up fenced may take to fail.
+const FENCED: Duration = Duration::from_secs(5);
 
 fn driver(cluster: &Cluster, node: &str) -> Driver {
     Driver::start(&cluster.path().join(node), node)
@@ -115,6 +117,60 @@ fn a_volume_outlives_its_node() {
     assert!(cluster.leaves_no_device());
     cluster.down();
     daemon.wait().expect("reaped");
+}
+
+/// The old node is paused with pages that are not written yet; the volume moves; the old node wakes into a fenced
+/// world: what it still had is written nowhere, its device fails at once, and everything can be unmounted.
+#[test]
+fn a_paused_node_wakes_fenced_and_writes_nothing() {
+    if !possible() {
+        return;
+    }
+    let cluster = Cluster::up(1);
+    let (a1, b1) = (driver(&cluster, "a1"), driver(&cluster, "b1"));
+    let ext4 = mounted("ext4");
+    let made = a1.create("pvc-2", 32 * MIB, &ext4, &[("sites", "*=1")]);
+    let made = made.expect("made");
+    let volume = made.volume_id.as_str();
+    let told = a1.publish(volume, "a1", &ext4).expect("published");
+    a1.stage(volume, &told, &ext4).expect("staged");
+    let pod = a1.mount(volume, "p1", &ext4, false).expect("mounted");
+    write(&pod.join("f"), "synced ").expect("writes");
+    let mut open = OpenOptions::new()
+        .append(true)
+        .open(pod.join("f"))
+        .expect("opens");
+    cluster.signal("a1", "-STOP");
+    open.write_all(b"dirty").expect("into the page cache");
+
+    wait_for("a1 being fenced", PATIENCE, || {
+        b1.unpublish(volume, "a1").ok()
+    });
+    let told = wait_for("b1", PATIENCE, || b1.publish(volume, "b1", &ext4).ok());
+    b1.stage(volume, &told, &ext4).expect("staged");
+    let moved = b1.mount(volume, "p1", &ext4, false).expect("mounted");
+    write(&moved.join("f"), "moved ").expect("writes");
+
+    cluster.signal("a1", "-CONT");
+    let woken = Instant::now();
+    open.sync_all().expect_err("it is fenced");
+    let failed = woken.elapsed();
+    assert!(failed < FENCED, "its I/O hung for {failed:?}");
+    drop(open);
+    wait_for("the old node letting go", PATIENCE, || {
+        a1.unmount(volume, "p1")
+            .and_then(|()| a1.unstage(volume))
+            .ok()
+    });
+    assert!(!is_mounted(&a1.staging(volume)));
+    assert_eq!(read(&moved.join("f")), "synced moved ");
+    b1.unmount(volume, "p1").expect("unmounted");
+    b1.unstage(volume).expect("unstaged");
+    b1.unpublish(volume, "b1").expect("unpublished");
+    b1.delete(volume).expect("deleted");
+    drop((a1, b1));
+    assert!(cluster.leaves_no_device());
+    cluster.down();
 }
 
 /// A mkfs that kills the driver in the middle of its work.
