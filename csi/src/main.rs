@@ -1,4 +1,5 @@
 //! `lockstep-csi`: the CSI driver.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 

@@ -12,6 +12,10 @@ use lockstep_types::{BLOCK, BlockRange, EXTENT_BLOCKS, Gap, Nanos, ReplicaId, SE
 pub fn members(world: &mut World) -> Result<(), String> {
     let volumes: Vec<VolumeId> = world.committed.state.volumes.keys().copied().collect();
     for volume in volumes {
+        // It waits for a person, and what was under way when it closed has not been decided (R9, world seed 2658191).
+        if world.waits_for_the_lost(volume) {
+            continue;
+        }
         let record = world.committed.state.volumes[&volume].clone();
         let mut first: Option<(String, Vec<Vec<u8>>)> = None;
         for (member, life) in &record.membership.in_sync {
