@@ -95,6 +95,9 @@ mod tests {
     #[test]
     fn this_process_has_mounts() {
         let all = read().expect("readable");
-        assert!(all.iter().any(|mount| mount.at == std::path::Path::new("/proc")));
+        assert!(
+            all.iter()
+                .any(|mount| mount.at == std::path::Path::new("/proc"))
+        );
     }
 }

@@ -93,6 +93,20 @@ fn the_golden_log_is_one_and_has_the_checksums_that_the_check_makes() {
     }
 }
 
+/// Found by the fuzzer: what follows the last index there is was computed, and the daemon ended instead of saying
+/// what is wrong with the log.
+#[test]
+fn an_index_that_nothing_can_follow_is_no_record() {
+    let [segment, _] = golden_log();
+    // Where the checkpoint says that the log ends, and where an installed snapshot does: behind the header of
+    // the batch, that of the record, and, in the checkpoint, a hard state and the base.
+    for at in [LOG_BLOCK + 32 + 8 + 24 + 16, 5 * LOG_BLOCK + 32 + 8] {
+        let mut changed = segment.clone();
+        changed[at..at + 8].fill(0xff);
+        raft_log::check(&changed);
+    }
+}
+
 fn frame() -> Vec<u8> {
     let nodes = (1..4).map(NodeId::from_u128);
     let frame = Frame {

@@ -120,13 +120,13 @@ impl LogRecord {
             (3, 8) => Some(Self::Truncate {
                 from: le::u64(&body, 0),
             }),
-            (4, 16) => Some(Self::Compacted(position(&body, 0))),
-            (5, 16) => Some(Self::Installed(position(&body, 0))),
+            (4, 16) => position(&body, 0).map(Self::Compacted),
+            (5, 16) => position(&body, 0).map(Self::Installed),
             (6, 0) => Some(Self::Mark),
             (7, 56) => Some(Self::Checkpoint(Checkpoint {
                 hard_state: hard_state(&body, 0),
-                base: position(&body, 24),
-                last: position(&body, 40),
+                base: position(&body, 24)?,
+                last: position(&body, 40)?,
             })),
             _ => None,
         }
@@ -151,7 +151,7 @@ fn decode_entry(body: &Bytes) -> Option<Entry> {
         return None;
     }
     Some(Entry {
-        index: le::u64(body, 0),
+        index: index(body, 0)?,
         term: le::u64(body, 8),
         entry_type: le::u32(body, 16) as i32,
         context: body.slice(ENTRY_HEADER..ENTRY_HEADER + context),
@@ -179,9 +179,14 @@ fn hard_state(body: &[u8], at: usize) -> HardState {
     }
 }
 
-fn position(body: &[u8], at: usize) -> Position {
-    Position {
-        index: le::u64(body, at),
+fn position(body: &[u8], at: usize) -> Option<Position> {
+    Some(Position {
+        index: index(body, at)?,
         term: le::u64(body, at + 8),
-    }
+    })
+}
+
+/// An index that another one can follow: no log gets to the last there is.
+fn index(body: &[u8], at: usize) -> Option<u64> {
+    Some(le::u64(body, at)).filter(|index| *index < u64::MAX)
 }
