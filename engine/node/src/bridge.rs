@@ -13,7 +13,9 @@ use lockstep_fuse::Negotiated;
 use lockstep_logic::ReplicaInspection;
 use lockstep_logic::io::{AttachmentState, NodeEvent, ProposalResult, Ticket};
 use lockstep_protocol::Comparison;
-use lockstep_types::{AttachmentId, DeviceId, Gap, NodeId, NodeRole, ReplicaId, VolumeId};
+use lockstep_types::{
+    AttachmentId, DeviceId, Gap, Incarnation, NodeId, NodeRole, ReplicaId, VolumeId,
+};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -192,7 +194,7 @@ impl Bridge {
     }
 
     /// Whether these copies here hold no block; none while the data plane is busy or gone.
-    pub async fn are_blank(&self, copies: Vec<ReplicaId>) -> Option<bool> {
+    pub async fn are_blank(&self, copies: Vec<(ReplicaId, Incarnation)>) -> Option<bool> {
         let (asker, answer) = oneshot::channel();
         self.inner.plane.order(Order::Blank(copies, asker)).await;
         tokio::time::timeout(INSPECT, answer).await.ok()?.ok()

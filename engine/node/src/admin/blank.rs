@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lockstep_api::{error, proto};
 use lockstep_control::Node;
-use lockstep_types::{ReplicaId, VolumeId};
+use lockstep_types::{Incarnation, ReplicaId, VolumeId};
 use tonic::{Code, Status};
 
 use super::{Shared, forward};
@@ -16,15 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl Shared {
     /// By the certified copies of this node; none if there are none.
     pub(super) async fn blank_here(&self, volume: VolumeId) -> Result<Option<bool>, Status> {
-        let copies: Vec<ReplicaId> = {
+        let copies: Vec<(ReplicaId, Incarnation)> = {
             let state = self.control().state();
             let volume = state.volume(volume).map_err(|e| error::rejected(&e))?;
-            let certified = volume.membership.in_sync.keys();
-            let here = |id: &&ReplicaId| {
+            let certified = volume.membership.in_sync.iter();
+            let here = |(id, _): &(&ReplicaId, &Incarnation)| {
                 let held = volume.replicas.get(*id);
                 held.is_some_and(|replica| replica.node == self.control().node())
             };
-            certified.filter(here).copied().collect()
+            certified
+                .filter(here)
+                .map(|(id, life)| (*id, *life))
+                .collect()
         };
         if copies.is_empty() {
             return Ok(None);

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use lockstep_frontend::InFlight;
-use lockstep_logic::Node;
 use lockstep_logic::io::{Input, NodeEvent};
+use lockstep_logic::{Node, ReplicaInspection};
 use lockstep_ring::timer::boottime;
 use lockstep_ring::{Disk, DiskId, Event, MAX_BUFFER, Reactor};
 use lockstep_store::{DiskOp, DiskResult, DiskToken, Store};
-use lockstep_types::{DeviceId, ExtentIndex, ReplicaId};
+use lockstep_types::{DeviceId, ExtentIndex, Gap, Incarnation, ReplicaId};
 
 /// EIO, for failures to which the kernel gave no number.
 const EIO: i32 = 5;
@@ -216,17 +216,22 @@ impl Disks {
     }
 }
 
-/// Whether these copies hold no block. One that is not here, or whose pool does not serve, might.
-pub fn are_blank(node: &Node, copies: &[ReplicaId]) -> bool {
+/// Whether these copies, each in the life that is certified, hold no block. One that is not here, lives another
+/// life (R4), lost records (R24) or is being resynced might have held some; nor is a pool believed that does
+/// not serve.
+pub fn are_blank(node: &Node, copies: &[(ReplicaId, Incarnation)]) -> bool {
     let here = node.inspect(boottime()).replicas;
-    copies.iter().all(|id| {
-        let copy = here.iter().find(|it| it.replica == *id && !it.failed);
+    copies.iter().all(|(id, life)| {
+        let whole = |it: &&ReplicaInspection| {
+            let sound = !it.failed && !it.sealed_off && it.gap == Gap::None && it.cut.is_none();
+            it.replica == *id && it.incarnation == *life && sound
+        };
+        let copy = here.iter().find(whole);
         let store = copy.and_then(|copy| node.store(copy.device));
         let ready = store.filter(|store| store.is_ready());
         ready.is_some_and(|store| {
-            store
-                .extents_present(*id, ExtentIndex::default(), 1)
-                .is_empty()
+            let present = store.extents_present(*id, ExtentIndex::default(), 1);
+            present.is_empty()
         })
     })
 }

@@ -33,7 +33,7 @@ use lockstep_fuse::{Device, Negotiated};
 use lockstep_logic::Inspection;
 use lockstep_logic::io::{AttachmentState, NodeEvent, ProposalResult, Ticket};
 use lockstep_ring::{Disk, MailSender, Reactor, mailbox};
-use lockstep_types::{AttachmentId, DeviceId, NodeId, ReplicaId, VolumeId};
+use lockstep_types::{AttachmentId, DeviceId, Incarnation, NodeId, ReplicaId, VolumeId};
 use std::sync::mpsc::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -120,7 +120,7 @@ pub enum Order {
     /// What the copies of a volume here hold; nothing changes.
     Copies(VolumeId, oneshot::Sender<Vec<Held>>),
     /// Whether these copies here hold no block; nothing changes.
-    Blank(Vec<ReplicaId>, oneshot::Sender<bool>),
+    Blank(Vec<(ReplicaId, Incarnation)>, oneshot::Sender<bool>),
     /// Stop in order; [`PlaneReport::Stopped`] answers.
     Stop,
 }
