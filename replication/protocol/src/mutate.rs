@@ -47,12 +47,13 @@ pub enum Mutation {
     R22GapCountsAsSilence,
     R24FailureForgotten,
     R24LossServes,
+    R24OpenedUntold,
     S10HolesNotCopied,
 }
 
 impl Mutation {
     /// All of them, in order.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::R1RemoveBeforeCommit,
         Self::R1JoinBeforeRequired,
         Self::R1UnknownForgotten,
@@ -95,6 +96,7 @@ impl Mutation {
         Self::R22GapCountsAsSilence,
         Self::R24FailureForgotten,
         Self::R24LossServes,
+        Self::R24OpenedUntold,
         Self::S10HolesNotCopied,
     ];
 }

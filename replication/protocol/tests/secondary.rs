@@ -114,16 +114,17 @@ impl Bench {
         let mut meta = ReplicaMeta::new(REPLICA, VOLUME, LineageId::from_u128(9), LIFE, 64);
         meta.gap = gap;
         Self {
-            secondary: Secondary::new(
-                meta,
-                Stamp::ZERO,
-                grant,
-                Timings::default(),
-                Broken::default(),
-            ),
+            secondary: recovered(meta, grant),
             store: Store::default(),
             now: 100 * SECOND,
         }
+    }
+
+    /// It starts again with what it had written, and recovery finds this.
+    fn start_again(&mut self, gap: Gap) {
+        let (_, mut meta) = self.store.metas.last().expect("written").clone();
+        meta.gap = gap;
+        self.secondary = recovered(meta, Grant::at_start(self.now));
     }
 
     fn ask(&mut self, from: NodeId, epoch: u64, body: RequestBody) -> Vec<ReplyBody> {
@@ -180,6 +181,11 @@ impl Bench {
         let tag = self.meta_tag();
         assert_eq!(self.done(tag), [ReplyBody::Opened { base }]);
     }
+}
+
+fn recovered(meta: ReplicaMeta, grant: Grant) -> Secondary {
+    let (timings, broken) = (Timings::default(), Broken::default());
+    Secondary::new(meta, Stamp::ZERO, grant, timings, broken)
 }
 
 fn bodies(out: Vec<(NodeId, ReplicaReply)>) -> Vec<ReplyBody> {
@@ -474,6 +480,24 @@ fn r24_who_lost_acknowledged_records_is_no_member_of_the_epoch_that_goes_on() {
     let tag = bench.meta_tag();
     let said = bench.done(tag);
     assert!(matches!(&said[..], [ReplyBody::Sealed(sealed)] if sealed.gap == Gap::Corrupt));
+}
+
+#[test]
+fn r24_what_the_seal_did_not_tell_is_not_opened() {
+    let mut bench = Bench::new();
+    bench.ask(A, 1, RequestBody::Seal);
+    let tag = bench.meta_tag();
+    let said = bench.done(tag);
+    assert!(matches!(&said[..], [ReplyBody::Sealed(sealed)] if sealed.gap == Gap::None));
+    bench.start_again(Gap::Corrupt);
+    let base = Sequence::ZERO;
+    for body in [append(1, 1, true), RequestBody::Open { base, blocks: 64 }] {
+        assert_eq!(bench.ask(A, 1, body), [ReplyBody::Failed]);
+    }
+    assert_eq!(bench.secondary.meta().gap, Gap::Corrupt);
+    // The next SEAL is told, and what opens after it has filled what is missing.
+    bench.open(A, 2, 0);
+    assert_eq!(bench.secondary.meta().gap, Gap::None);
 }
 
 #[test]

@@ -211,6 +211,7 @@ fn scenarios_of_protocol(mutation: lockstep_protocol::mutate::Mutation) -> &'sta
         Of::R17EqualRepaired => &["equal-stamps", "world"],
         Of::R18UnrecordedDeleted => &["copy-without-a-record", "world"],
         Of::R24LossServes => &["lost-the-middle", "world"],
+        Of::R24OpenedUntold => &["lost-while-opening", "world"],
         Of::R7NoReservation => &["full-on-one", "world"],
         Of::R14ReadDoesNotWait => &["read-before-its-end", "world"],
         Of::R14NotTakenAgain => &["read-again-elsewhere", "world"],

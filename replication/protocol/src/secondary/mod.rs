@@ -48,6 +48,9 @@ pub struct Secondary {
     grant: Grant,
     pending: BTreeMap<u64, Pending>,
     seal: Option<PendingSeal>,
+    /// What the answer to the SEAL of the promised epoch said is missing here; nothing before that answer,
+    /// and after a start: what recovery finds then nobody knows.
+    told_gap: Gap,
     failed: bool,
     /// Writes that its device acknowledged and lost, as primaries found (R17); since the start.
     lost_writes: u64,
@@ -112,6 +115,7 @@ impl Secondary {
             grant,
             pending: BTreeMap::new(),
             seal: None,
+            told_gap: Gap::None,
             failed: false,
             lost_writes: 0,
             timings,
@@ -320,19 +324,22 @@ impl Secondary {
     }
 
     /// R24: recovery met a bad batch at or below the mark, or the device failed in an earlier life. The
-    /// epoch may still be open, and its primary take this for the member that it was: it is none before a
-    /// SEAL or a resync has filled what is missing.
+    /// epoch may still be open, or be opening, and its primary take this for the member that it was: it is
+    /// none before a SEAL or a resync has filled what is missing.
     fn may_lack_what_it_acknowledged(&self, body: &RequestBody) -> bool {
-        let serves = matches!(
-            body,
+        let serves = match body {
             RequestBody::Append { .. }
-                | RequestBody::Read { .. }
-                | RequestBody::ExtentSums { .. }
-                | RequestBody::Copy { resync: None, .. }
-        );
+            | RequestBody::Read { .. }
+            | RequestBody::ExtentSums { .. }
+            | RequestBody::Copy { resync: None, .. } => true,
+            RequestBody::Open { .. } => !self.broken.is(Mutation::R24OpenedUntold),
+            _ => false,
+        };
         let excluded = self.meta.gap.excludes() && self.meta.cut.is_none();
-        // Between a SEAL, which told of the gap, and the opening, whoever asks knows it.
-        let untold = self.meta.opened == self.meta.promised;
+        // Between a SEAL which told of the gap and the opening, whoever asks knows it. One that was answered
+        // before a start did not tell what that start found (world seed 2683153).
+        let told = self.meta.gap <= self.told_gap || self.broken.is(Mutation::R24OpenedUntold);
+        let untold = self.meta.opened == self.meta.promised || !told;
         let believed = [Mutation::R21SuspectServes, Mutation::R24LossServes];
         excluded && untold && serves && !believed.iter().any(|rule| self.broken.is(*rule))
     }

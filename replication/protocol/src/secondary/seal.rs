@@ -19,6 +19,7 @@ impl Secondary {
         // first and are part of the answer (R10).
         let again = header.epoch == self.meta.promised && self.seal.is_none();
         self.meta.promised = header.epoch;
+        self.told_gap = Gap::None;
         store.release_reservations();
         self.primary = Some((from, header));
         self.seal = Some(PendingSeal {
@@ -54,6 +55,7 @@ impl Secondary {
             return;
         }
         let PendingSeal { to, header, .. } = self.seal.take().expect("looked at above");
+        self.told_gap = self.meta.gap;
         let sealed = Sealed {
             gap: self.meta.gap,
             floor: self.meta.floor,

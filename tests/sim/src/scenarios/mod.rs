@@ -429,6 +429,11 @@ pub const ALL: &[Scenario] = &[
         run: shortest::lost_the_middle,
     },
     Scenario {
+        name: "lost-while-opening",
+        about: "a copy answers a SEAL, loses acknowledged records, and is back before the opening (R24)",
+        run: shortest::lost_while_opening,
+    },
+    Scenario {
         name: "strict-exchanged",
         about: "strict: a site’s last copy is lost, and another takes its place (R9)",
         run: strict::exchanged_for_the_lost,

@@ -1,7 +1,7 @@
 //! Worlds that follow a script instead of dice: who does what when, and what must be so by then.
 
 use crate::disk::Disk;
-use crate::net::NetFaults;
+use crate::net::{NetFaults, NodeIndex};
 use crate::rng::Rng;
 use crate::run::{Config, Outcome};
 use crate::world::client::Kind;
@@ -267,31 +267,16 @@ impl Script for World {
 
     fn dies_with_rotten_middle(&mut self, node: &str, until: Nanos, after: Nanos) {
         let node = self.named(node);
-        let journals = move |world: &World| -> Vec<Pages> {
-            let disks = world.nodes[node].disks.iter();
-            disks.map(|disk| journal_pages(&disk.disk)).collect()
-        };
-        let (now, before) = (self.now(), journals(self));
+        let (now, before) = (self.now(), journals(self, node));
         self.at(now + until, move |world| {
             if until == after {
                 world.power_off(node);
             }
-            let written = journals(world);
-            let decays = move |world: &mut World| {
-                world.power_off(node);
-                let disks = world.nodes[node].disks.iter_mut();
-                for ((disk, before), written) in disks.zip(before).zip(written) {
-                    let now = journal_pages(&disk.disk);
-                    for (page, bytes) in written {
-                        if before.get(&page) != Some(&bytes) && now.get(&page) == Some(&bytes) {
-                            disk.disk.media_mut().write_stable(page, &[turned(&bytes)]);
-                        }
-                    }
-                }
-            };
+            let written = journals(world, node);
+            let dies = move |world: &mut World| dies_decayed(world, node, &before, &written);
             match until == after {
-                true => decays(world),
-                false => world.at(now + after, decays),
+                true => dies(world),
+                false => world.at(now + after, dies),
             }
         });
     }
@@ -541,7 +526,27 @@ const ERRORS: [&str; 4] = [
 ];
 
 /// Pages by number.
-type Pages = BTreeMap<u64, Bytes>;
+pub(super) type Pages = BTreeMap<u64, Bytes>;
+
+/// What the journals of a node hold, one a device.
+pub(super) fn journals(world: &World, node: NodeIndex) -> Vec<Pages> {
+    let disks = world.nodes[node].disks.iter();
+    disks.map(|disk| journal_pages(&disk.disk)).collect()
+}
+
+/// A machine loses power, and what was written to its journals between two looks decays, as far as it is there.
+pub(super) fn dies_decayed(world: &mut World, node: NodeIndex, before: &[Pages], after: &[Pages]) {
+    world.power_off(node);
+    let disks = world.nodes[node].disks.iter_mut();
+    for ((disk, before), after) in disks.zip(before).zip(after) {
+        let now = journal_pages(&disk.disk);
+        for (page, bytes) in after {
+            if before.get(page) != Some(bytes) && now.get(page) == Some(bytes) {
+                disk.disk.media_mut().write_stable(*page, &[turned(bytes)]);
+            }
+        }
+    }
+}
 
 /// What the first page of a device says.
 fn superblock(disk: &Disk) -> Superblock {

@@ -1,11 +1,11 @@
 //! Named scenarios of the protocol for rules that almost any world shows, each the shortest sequence of
 //! events that goes wrong without its rule, told in its head.
 
-use super::script::{Script, TORN, VOLUME, scripted_by, two_sites_by};
+use super::script::{Script, TORN, VOLUME, dies_decayed, journals, scripted_by, two_sites_by};
 use crate::run::{Config, Outcome};
-use crate::world::World;
 use crate::world::client::Habits;
 use crate::world::plan::Plan;
+use crate::world::{Trigger, World};
 use lockstep_types::{Nanos, SECOND, millis};
 
 /// When it happens: the volume is open and written to by then.
@@ -264,20 +264,7 @@ pub fn voter_without_its_log(config: &Config) -> Outcome {
 /// the middle of its journal decay, below the mark; it is back before anybody shut it out. (3) It is read. Without
 /// R24: it goes on as the member that it was, and gives what stood there before the acknowledged writes it lost.
 pub fn lost_the_middle(config: &Config) -> Outcome {
-    let busy = |plan: &mut Plan| {
-        plan.think = millis(4);
-        plan.busy = CUT - 5 * SECOND..CUT + 3 * SECOND;
-        plan.duration = 45 * SECOND;
-        plan.habits = Some(Habits {
-            reads: 60,
-            zeroes: 0,
-            hot: 24,
-            hot_share: 60,
-            whole: 0,
-            depth: 16,
-        });
-    };
-    scripted_by(config, [2, 2], "a=1,b=1", busy, |world| {
+    scripted_by(config, [2, 2], "a=1,b=1", reads_much, |world| {
         world.at(10 * SECOND, |w| w.publish_without_copy("b"));
         world.at(CUT, |w| {
             let copies = w.in_sync_names(VOLUME);
@@ -289,4 +276,52 @@ pub fn lost_the_middle(config: &Config) -> Outcome {
         });
         world.at(CUT + 25 * SECOND, |w| w.expect_in_sync_count(2));
     })
+}
+
+/// (1) The primary's process is killed and starts again, and b's copy answers the SEAL of the next epoch. (2) Its
+/// machine loses power before it hears more, and batches in the middle of its journal decay, below the mark; it is
+/// back at once. (3) It is told to open. Without R24: what its answer did not say nobody fills, and it is taken for
+/// whole.
+pub fn lost_while_opening(config: &Config) -> Outcome {
+    scripted_by(config, [2, 2], "a=1,b=1", reads_much, |world| {
+        world.at(10 * SECOND, |w| w.publish_without_copy("a"));
+        world.at(CUT, |w| {
+            let copies = w.in_sync_names(VOLUME);
+            let Some(b) = copies.into_iter().find(|name| name.starts_with('b')) else {
+                return w.fail("expected", "a copy in b is certified");
+            };
+            let node = w.named(&b);
+            let before = journals(w, node);
+            w.at(CUT + millis(100), move |w| {
+                let written = journals(w, node);
+                let dies = move |w: &mut World| {
+                    dies_decayed(w, node, &before, &written);
+                    let soon = w.now() + millis(20);
+                    w.at(soon, move |w| w.start_again(&b));
+                };
+                w.set_trap(node, Trigger::Sealed, 1, Box::new(dies));
+            });
+            w.at(CUT + millis(150), |w| {
+                let primary = w.holder();
+                w.kill_process(&primary);
+                w.at(CUT + millis(160), move |w| w.start_again(&primary));
+            });
+        });
+        world.at(CUT + 25 * SECOND, |w| w.expect_in_sync_count(2));
+    })
+}
+
+/// Much is written and read before and after it happens, most of it again and again.
+fn reads_much(plan: &mut Plan) {
+    plan.think = millis(4);
+    plan.busy = CUT - 5 * SECOND..CUT + 3 * SECOND;
+    plan.duration = 45 * SECOND;
+    plan.habits = Some(Habits {
+        reads: 60,
+        zeroes: 0,
+        hot: 24,
+        hot_share: 60,
+        whole: 0,
+        depth: 16,
+    });
 }
