@@ -255,11 +255,11 @@ impl World {
     }
 
     /// An entry was committed and applied.
-    pub(crate) fn check_committed(&mut self, _proposal: &Proposal, applied: &Applied) {
+    pub(crate) fn check_committed(&mut self, proposal: &Proposal, applied: &Applied) {
         if let Err(why) = self.checks.monotone.committed(applied) {
             self.fail("V7", why);
         }
-        if let Err(why) = self.check_survivors(applied) {
+        if let Err(why) = self.check_survivors(proposal, applied) {
             self.fail("R21", why);
         }
         if let Err(why) = self.check_cordons(applied) {

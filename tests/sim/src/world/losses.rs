@@ -4,12 +4,12 @@
 use super::World;
 use super::plan::FaultKind;
 use crate::net::NodeIndex;
-use lockstep_control::{Applied, Volume};
-use lockstep_types::{Gap, Incarnation, Nanos, ReplicaId, SECOND, VolumeId};
+use lockstep_control::{Applied, Proposal, Volume};
+use lockstep_types::{Gap, Incarnation, Nanos, ReplicaId, SECOND, VolumeId, millis};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A proposal is decided by then, or given up.
-const PROPOSAL_LASTS: Nanos = 7 * SECOND;
+/// A node that has known for so long that its device failed proposes nothing in favour of what was on it.
+const LONG: Nanos = SECOND;
 
 /// What is gone.
 #[derive(Default)]
@@ -163,9 +163,15 @@ impl World {
         })
     }
 
-    /// Nobody whole is shut out in favour of copies whose own node has long known them for lost.
-    pub(crate) fn check_survivors(&mut self, applied: &Applied) -> Result<(), String> {
-        let now = self.now();
+    /// Nobody whole is shut out in favour of copies whose own node had long known them for lost when it
+    /// proposed that. (What it had proposed before may commit at any time, if no majority stood meanwhile: world
+    /// seed 2698935.)
+    pub(crate) fn check_survivors(
+        &mut self,
+        proposal: &Proposal,
+        applied: &Applied,
+    ) -> Result<(), String> {
+        let proposed = millis(proposal.at_unix_ms);
         for change in &applied.changes {
             let lockstep_control::Change::Volume(volume) = change else {
                 continue;
@@ -186,7 +192,7 @@ impl World {
                 let known = place
                     .filter(|place| Some(*place) == primary)
                     .and_then(|place| self.losses.known.get(&self.index_of(place)));
-                known.is_some_and(|since| *since + PROPOSAL_LASTS < now)
+                known.is_some_and(|since| *since + LONG < proposed)
             });
             if long_known {
                 return Err(format!(
