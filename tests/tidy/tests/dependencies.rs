@@ -26,6 +26,7 @@ const RANKS: &[(u8, &[&str])] = &[
             "lockstep-protocol",
             "lockstep-control",
             "lockstep-consensus",
+            "lockstep-verdict",
         ],
     ),
     // The composition of a node, still pure.
