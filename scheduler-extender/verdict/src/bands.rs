@@ -207,9 +207,8 @@ impl<'a> WishBands<'a> {
         }
         let health = self.storage.health(place.site);
         if place.room >= self.extents {
-            let left = u128::from(place.room - self.extents) * 1000;
-            let free = left / u128::from(self.most_room.max(1));
-            let free = i64::try_from(free).unwrap_or(1000).min(1000);
+            let left = (place.room - self.extents) * 1000;
+            let free = i64::try_from(left / self.most_room.max(1)).unwrap_or(1000);
             standing(Band::Copy, 8000 + health + free)
         } else if self.storage.rack_room(place.rack) >= self.extents {
             standing(Band::Rack, 6000 + health)

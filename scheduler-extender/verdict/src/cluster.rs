@@ -56,9 +56,11 @@ impl Cluster {
         &self.storage
     }
 
-    /// Nodes of Kubernetes that are known.
-    pub fn machines(&self) -> usize {
-        self.machines.len()
+    /// Names of the nodes of Kubernetes that are known, in order.
+    pub fn machines(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.machines.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The node of Lockstep on a node of Kubernetes, and where it is. A node that Kubernetes has not told of

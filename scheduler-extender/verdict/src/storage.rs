@@ -10,6 +10,8 @@ use smallvec::SmallVec;
 
 /// A zone or rack that a node does not name: it is near nobody there.
 pub(crate) const NOWHERE: u32 = u32::MAX;
+/// Extents beyond which more room makes no difference: a thousand times as much can be counted.
+const MOST_ROOM: u64 = u64::MAX / 1000;
 /// A copy in full, in thousandths.
 pub const WHOLE: u16 = 1000;
 
@@ -408,7 +410,8 @@ fn room(member: &Member) -> u64 {
         return 0;
     }
     let with_place = member.pools.iter().filter(|pool| pool.has_place);
-    with_place.map(|pool| pool.free_extents).max().unwrap_or(0)
+    let most = with_place.map(|pool| pool.free_extents).max();
+    most.unwrap_or(0).min(MOST_ROOM)
 }
 
 fn host(member: Member) -> Host {

@@ -231,7 +231,7 @@ fn a_node_is_told_of_once_a_refusal_has_lapsed() {
     claims.put_pod(new.clone());
     let mut refused = Refused::default();
     refused.note(&new, vec!["a-r1-2".into(), "nowhere".into()]);
-    let mut lapsed = |refused: &mut Refused, world: &World, claims: &Claims| {
+    let lapsed = |refused: &mut Refused, world: &World, claims: &Claims| {
         refused.lapsed(&world.cluster(), claims, world.now, 10)
     };
     assert!(lapsed(&mut refused, &world, &claims).is_empty());

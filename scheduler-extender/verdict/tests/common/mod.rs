@@ -20,7 +20,9 @@ pub const HEARD: u64 = seconds(1000);
 pub fn member(name: &str, at: &str) -> Member {
     let mut parts = at.split('/').map(str::to_owned);
     let mut next = || parts.next().unwrap_or_default();
-    let id = name.bytes().fold(7_u128, |id, b| id * 257 + u128::from(b));
+    let id = name.bytes().fold(7_u128, |id, b| {
+        id.wrapping_mul(257).wrapping_add(u128::from(b))
+    });
     Member {
         id: NodeId::from_u128(id),
         name: name.to_owned(),
