@@ -165,7 +165,7 @@ pub fn answers(state: State) -> Answers {
     }
 }
 
-fn member(name: &str, site: &str, number: u128) -> Member {
+pub fn member(name: &str, site: &str, number: u128) -> Member {
     Member {
         id: NodeId::from_u128(number),
         name: name.into(),
@@ -185,7 +185,7 @@ fn member(name: &str, site: &str, number: u128) -> Member {
     }
 }
 
-fn copy(node: &str) -> Copy {
+pub fn copy(node: &str) -> Copy {
     Copy {
         node: node.into(),
         certified: true,

@@ -168,8 +168,9 @@ pub(crate) struct WishBands<'a> {
     extents: u64,
     /// By site: what it is worth, and whether the class wants a copy there or leaves that open.
     sites: Vec<(Standing, bool)>,
-    /// The most that is free on a node anywhere.
-    most_room: u64,
+    /// What an extent is worth, of the most that is free on a node anywhere: a product where a quotient for each
+    /// node and claim would cost the most of all.
+    an_extent: f64,
 }
 
 impl<'a> WishBands<'a> {
@@ -186,20 +187,16 @@ impl<'a> WishBands<'a> {
             let standing = of_site(storage, site, &near);
             (standing, wants(&storage.site(site).name))
         };
+        let most = storage.sites().iter().map(|site| site.room).max();
         Self {
             storage,
             extents,
             sites: all.map(site).collect(),
-            most_room: storage
-                .sites()
-                .iter()
-                .map(|site| site.room)
-                .max()
-                .unwrap_or(0),
+            an_extent: 1000.0 / most.unwrap_or(0).max(1) as f64,
         }
     }
 
-    fn standing(&self, member: u32) -> Standing {
+    pub(crate) fn standing(&self, member: u32) -> Standing {
         let place = self.storage.place(member);
         let (of_site, wanted) = self.sites[place.site as usize];
         if !wanted {
@@ -207,8 +204,8 @@ impl<'a> WishBands<'a> {
         }
         let health = self.storage.health(place.site);
         if place.room >= self.extents {
-            let left = (place.room - self.extents) * 1000;
-            let free = i64::try_from(left / self.most_room.max(1)).unwrap_or(1000);
+            let free = (place.room - self.extents) as f64 * self.an_extent;
+            let free = (free as Milli).min(1000);
             standing(Band::Copy, 8000 + health + free)
         } else if self.storage.rack_room(place.rack) >= self.extents {
             standing(Band::Rack, 6000 + health)

@@ -6,11 +6,14 @@
 
 use lockstep_types::Nanos;
 
-use crate::bands::{Bands, MOST, Milli, VolumeBands};
+use crate::bands::{Bands, MOST, Milli, VolumeBands, WishBands};
 use crate::cluster::Cluster;
 use crate::storage::{NOWHERE, Place, Storage};
 use crate::trust::{FULL, Trust};
 use crate::wanted::{Source, Wanted, WantedVolume};
+
+/// How much a volume counts. Times [`MOST`] it fits too: 2^44 times 10,000.
+type Weight = i64;
 
 /// The highest score.
 pub const HIGHEST: u8 = 10;
@@ -52,11 +55,15 @@ impl<'a> Scores<'a> {
             racks: vec![0; storage.racks()],
             members: vec![0; storage.places().len()],
         };
+        let mut wishes = Vec::new();
         for volume in &wanted.volumes {
-            if let Some((bands, weight)) = bands_of(storage, wanted, volume) {
-                scores.add(storage, &bands, weight);
+            match bands_of(storage, wanted, volume) {
+                Some((Bands::Volume(bands), weight)) => scores.add_volume(storage, &bands, weight),
+                Some((Bands::Wish(bands), weight)) => wishes.push((bands, weight)),
+                None => {}
             }
         }
+        scores.add_wishes(&wishes);
         scores
     }
 
@@ -76,21 +83,25 @@ impl<'a> Scores<'a> {
         rounded(sum, self.weight, self.trust)
     }
 
-    fn add(&mut self, storage: &Storage, bands: &Bands<'_>, weight: i128) {
-        self.weight += weight;
-        match bands {
-            Bands::Volume(bands) => self.add_volume(storage, bands, weight),
-            // Where a copy could be, every node is one of its own.
-            Bands::Wish(_) => {
-                for (member, sum) in (0..).zip(&mut self.members) {
-                    *sum += weight * i128::from(bands.standing(member).milli);
-                }
+    /// Where a copy could be, every node is one of its own.
+    fn add_wishes(&mut self, wishes: &[(WishBands<'_>, Weight)]) {
+        self.weight += wishes
+            .iter()
+            .map(|(_, weight)| i128::from(*weight))
+            .sum::<i128>();
+        if wishes.is_empty() {
+            return;
+        }
+        for (member, sum) in (0..).zip(&mut self.members) {
+            for (bands, weight) in wishes {
+                *sum += i128::from(weight * bands.standing(member).milli);
             }
         }
     }
 
-    fn add_volume(&mut self, storage: &Storage, bands: &VolumeBands<'_>, weight: i128) {
-        let times = |milli: Milli| weight * i128::from(milli);
+    fn add_volume(&mut self, storage: &Storage, bands: &VolumeBands<'_>, weight: Weight) {
+        self.weight += i128::from(weight);
+        let times = |milli: Milli| i128::from(weight * milli);
         for (sum, standing) in self.sites.iter_mut().zip(&bands.sites) {
             *sum += times(standing.milli);
         }
@@ -120,7 +131,7 @@ pub(crate) fn bands_of<'a>(
     storage: &'a Storage,
     wanted: &Wanted,
     volume: &'a WantedVolume,
-) -> Option<(Bands<'a>, i128)> {
+) -> Option<(Bands<'a>, Weight)> {
     let (bands, locality, bytes) = match &volume.source {
         Source::Bound(id) => {
             let stored = storage.volume(*id)?;
@@ -134,7 +145,7 @@ pub(crate) fn bands_of<'a>(
         }
         Source::Missing | Source::NotYet => return None,
     };
-    let weight = i128::from((bytes / UNIT).max(1));
+    let weight = Weight::try_from((bytes / UNIT).max(1)).unwrap_or(Weight::MAX / MOST);
     wanted.prefers(locality).then_some((bands, weight))
 }
 

@@ -146,6 +146,8 @@ pub(crate) struct Site {
     pub name: String,
     pub data: u32,
     pub answering: u32,
+    /// How many thousandths of its data nodes answer.
+    pub health: i64,
     /// The most that is free on one of its nodes, in extents.
     pub room: u64,
 }
@@ -266,8 +268,7 @@ impl Storage {
 
     /// How many thousandths of a site's data nodes answer.
     pub(crate) fn health(&self, site: u32) -> i64 {
-        let site = self.site(site);
-        i64::from(site.answering) * 1000 / i64::from(site.data.max(1))
+        self.site(site).health
     }
 
     fn arrange_places(&mut self, members: Vec<Member>) {
@@ -310,6 +311,9 @@ impl Storage {
             };
             larger(self.zone_room.get_mut(place.zone as usize));
             larger(self.rack_room.get_mut(place.rack as usize));
+        }
+        for site in &mut self.sites {
+            site.health = i64::from(site.answering) * 1000 / i64::from(site.data.max(1));
         }
         let numbered = members.iter().zip(0..);
         self.by_name = numbered.map(|(it, at)| (it.name.clone(), at)).collect();
