@@ -10,7 +10,6 @@ use clap::Parser;
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use lockstep_api::Target;
-use lockstep_csi::daemon::Daemon;
 use lockstep_net::tls::connector;
 use lockstep_net::verify::dialled_name;
 use lockstep_net::{Certificates, Role};
@@ -85,7 +84,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let client = client(arguments.kubeconfig.as_deref()).await?;
     let shown = arguments.certs.as_deref().map(Certificates::open);
     let shown = shown.transpose()?;
-    let daemon = Daemon::new(targets(&arguments.daemons, shown.as_ref())?);
+    let daemons = targets(&arguments.daemons, shown.as_ref())?;
     let state = State::default();
     let answers = Answers {
         state: state.clone(),
@@ -114,7 +113,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         () = serve(schedulers, Arc::clone(&tls), Clients::Certified, routes) => {}
         () = serving_webhook => {}
         () = kubernetes::hear(client.clone(), state.clone()) => {}
-        () = poll::hear(daemon, state.clone()) => {}
+        () = poll::hear(daemons, state.clone()) => {}
         () = touch::tell(client, state) => {}
         () = tls.follow() => {}
         () = following(shown) => {}

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lockstep_api::{Client, proto};
+use lockstep_api::{Client, Target, proto};
 use lockstep_csi::daemon::Daemon;
 use lockstep_placement::Space;
 use lockstep_types::{DeviceId, EXTENT, Locality, Nanos, NodeId, NodeRole, VolumeId};
@@ -22,38 +22,51 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Volumes in one answer.
 const PAGE: u32 = 1000;
 
-/// Hears, for as long as it is polled.
-pub async fn hear(daemon: Daemon, state: State) {
-    let mut failing = false;
+/// Hears, for as long as it is polled, from the first of these that answers; one that does not, or has no
+/// majority behind it, is passed over for the next.
+///
+/// # Panics
+/// Without any.
+pub async fn hear(targets: Vec<Target>, state: State) {
+    // One by one, so that a daemon that says nothing, without an error, is passed over too.
+    let daemons: Vec<Daemon> = targets
+        .into_iter()
+        .map(|target| Daemon::new(vec![target]))
+        .collect();
+    assert!(!daemons.is_empty(), "somebody must be asked");
+    let (mut current, mut failures) = (0, 0);
     loop {
         let begun = state.now();
-        let heard = tokio::time::timeout(PATIENCE, ask(&daemon, begun)).await;
-        let heard = heard.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in 5 s")));
-        match heard {
+        let heard = tokio::time::timeout(PATIENCE, ask(&daemons[current], begun)).await;
+        match heard.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in 5 s"))) {
             Ok(heard) => {
-                if failing {
+                if failures >= daemons.len() {
                     tracing::info!("Lockstep answers again");
                 }
-                failing = false;
+                failures = 0;
                 // Milliseconds where there are many volumes: not on a thread that answers.
                 let arranged = tokio::task::spawn_blocking(|| Storage::new(heard)).await;
                 state.set_storage(arranged.expect("arranging does not panic, and is not aborted"));
             }
             Err(status) => {
                 measure::source_failed("lockstep");
-                if !failing {
+                failures += 1;
+                current = (current + 1) % daemons.len();
+                if failures == daemons.len() {
                     let why = status.message();
                     tracing::warn!(
                         why,
-                        "Lockstep does not answer; what it said counts less and less"
+                        "no daemon of Lockstep answers; what was heard counts less and less"
                     );
                 }
-                failing = true;
             }
         }
         tokio::time::sleep(LEAST).await;
-        let rest = PERIOD.saturating_sub(LEAST);
-        let _ = tokio::time::timeout(rest, state.asked_soon()).await;
+        // Another daemon is asked at once.
+        if failures == 0 || failures >= daemons.len() {
+            let rest = PERIOD.saturating_sub(LEAST);
+            let _ = tokio::time::timeout(rest, state.asked_soon()).await;
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use e2e::{Cluster, wait_for};
-use lockstep_csi::daemon::Daemon;
 use lockstep_scheduler_extender::poll;
 use lockstep_scheduler_extender::state::State;
 use lockstep_types::VolumeId;
@@ -57,7 +56,7 @@ fn nodes_are_judged_by_what_daemons_say() {
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.spawn(poll::hear(Daemon::new(asked.into()), state.clone()));
+    runtime.spawn(poll::hear(asked.into(), state.clone()));
 
     let ready = |found: &[(Option<Reason>, u8)]| {
         NODES
