@@ -259,7 +259,9 @@ mod tests {
         let text = view.text();
         let mut lines = text.lines();
         assert_eq!(lines.next(), Some("pod shop/pg-0 is not placed yet"));
-        let nodes: Vec<&str> = lines.skip_while(|line| !line.starts_with("NODE")).collect();
+        let nodes: Vec<&str> = lines
+            .skip_while(|line| !line.trim_start().starts_with("NODE"))
+            .collect();
         let words = |line: &str| {
             line.split_whitespace()
                 .map(str::to_owned)
