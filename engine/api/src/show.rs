@@ -75,6 +75,7 @@ pub fn pool(state: &State, pool: &lockstep_control::Pool, failed: Option<&str>) 
         replicas: count(state.volumes.values().map(replicas).sum()),
         failed: failed.unwrap_or_default().to_owned(),
         places: pool.places,
+        bytes_room: Some(bytes_of_extents(state.room(pool.device))),
     }
 }
 

@@ -15,6 +15,7 @@ mod keeper;
 mod local;
 mod node;
 mod output;
+mod pod;
 mod pool;
 mod progress;
 mod recover;
@@ -95,6 +96,9 @@ Examples:
   lockstep pool list"
     )]
     Pool(pool::PoolCommand),
+    /// Pods of Kubernetes: where they can run, and where they run best
+    #[command(subcommand, after_help = "Example:\n  lockstep pod explain shop/pg-0")]
+    Pod(pod::PodCommand),
     /// The cluster: founding, settings, ledger
     #[command(
         subcommand,
@@ -163,6 +167,7 @@ fn run(
         Command::Node(command) => node::run(command, connect, output),
         Command::Site(command) => site::run(command, connect, output),
         Command::Pool(command) => pool::run(command, connect, output),
+        Command::Pod(command) => pod::run(command, output),
         Command::Cluster(command) => cluster::run(command, connect, output),
         Command::Explain(command) => explain::run(command, connect, output),
         Command::Recover(command) => recover::run(command, connect, output),

@@ -26,6 +26,7 @@ const RANKS: &[(u8, &[&str])] = &[
             "lockstep-protocol",
             "lockstep-control",
             "lockstep-consensus",
+            "lockstep-verdict",
         ],
     ),
     // The composition of a node, still pure.
@@ -45,7 +46,9 @@ const RANKS: &[(u8, &[&str])] = &[
     ),
     // The daemon, the binaries.
     (70, &["lockstep-node", "lockstep-drive"]),
-    (80, &["lockstep-cli", "lockstep-csi", "lockstep-scheduler"]),
+    (80, &["lockstep-cli", "lockstep-csi"]),
+    // It reads StorageClasses and asks daemons as the CSI driver does.
+    (85, &["lockstep-scheduler-extender"]),
     // What drives all of them.
     (90, &["netlab", "faultfs"]),
     (100, &["sim", "tidy", "lockstep-floor", "e2e"]),
