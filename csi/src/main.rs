@@ -8,8 +8,10 @@ use clap::{Parser, ValueEnum};
 use lockstep_api::Target;
 use lockstep_csi::controller::ControllerService;
 use lockstep_csi::daemon::Daemon;
+use lockstep_csi::enrol::Enrolment;
 use lockstep_csi::host::paths::Root;
 use lockstep_csi::identity::IdentityService;
+use lockstep_csi::kubernetes::Api;
 use lockstep_csi::node::NodeService;
 use lockstep_csi::proto::controller_server::ControllerServer;
 use lockstep_csi::proto::identity_server::IdentityServer;
@@ -57,6 +59,10 @@ struct Arguments {
     /// A directory with ca.pem, node.pem and node.key to show to daemons at HOST:PORT
     #[arg(long, value_name = "DIR")]
     certs: Option<PathBuf>,
+    /// A Secret in which pods that wait to join the cluster find their tokens: this process keeps it, as the
+    /// service account of its pod
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    enrol: Option<String>,
     /// This node's name in the cluster; needed to serve a node
     #[arg(long, env = "LOCKSTEP_NODE")]
     node: Option<String>,
@@ -109,8 +115,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let name = arguments.node.as_deref().filter(|name| !name.is_empty());
         let name = name.context("--node is missing: the name under which this node has joined")?;
         let root = Root::open(&arguments.kubelet_root)?;
-        let service = NodeService::new(daemon, name, arguments.max_volumes, root);
+        let service = NodeService::new(daemon.clone(), name, arguments.max_volumes, root);
         router = router.add_service(NodeServer::new(service));
+    }
+    if let Some(secret) = &arguments.enrol {
+        let enrolment = Enrolment::new(Api::of_this_pod()?, daemon.clone(), secret)?;
+        tokio::spawn(enrolment.look_after());
     }
     let socket = Socket::listen(&arguments.endpoint)?;
     tracing::info!(endpoint = %arguments.endpoint, version = env!("CARGO_PKG_VERSION"), "serving CSI");
