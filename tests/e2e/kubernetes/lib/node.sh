@@ -114,6 +114,12 @@ node_is_ready() { # name
     [[ $(kube get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') == True ]]
 }
 
+# A node that died a moment ago still counts as ready: what its kubelet has said since it was started is what counts.
+node_is_ready_again() { # name, second since 1970
+    local said
+    said=$(kube -n kube-node-lease get lease "$1" -o 'jsonpath={.spec.renewTime}') && (($(date -d "$said" +%s) >= $2)) && node_is_ready "$1"
+}
+
 # As a machine that loses its power: everything on it ends at once, what its kernel had not written yet is lost,
 # and its cable goes dead, all without a word to anybody.
 kill_node() { # name
