@@ -1,6 +1,7 @@
 //! `lockstep-csi`: the CSI driver.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -39,7 +40,7 @@ enum Serve {
 #[command(
     name = "lockstep-csi",
     version,
-    after_help = "Examples:\n  lockstep-csi --serve node --node a1 --endpoint unix:///csi/csi.sock --daemon /var/lib/lockstep \\\n      --kubelet-root /var/lib/kubelet --registration /registration/csi.lockstep.dev-reg.sock\n  lockstep-csi --serve controller --endpoint unix:///csi/csi.sock --certs /certs --daemon a1.storage:7400 --daemon b1.storage:7400"
+    after_help = "Examples:\n  lockstep-csi --serve node --node a1 --endpoint unix:///csi/csi.sock --daemon /var/lib/lockstep \\\n      --kubelet-root /var/lib/kubelet --registration /registration/csi.lockstep.dev@reg.sock\n  lockstep-csi --serve controller --endpoint unix:///csi/csi.sock --certs /certs --daemon a1.storage:7400 --daemon b1.storage:7400"
 )]
 struct Arguments {
     /// What to serve
@@ -69,7 +70,8 @@ struct Arguments {
     /// Kubelet's folder; no path outside it is touched
     #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR")]
     kubelet_root: PathBuf,
-    /// Kubelet's registration socket, to be made; without it somebody else registers the driver
+    /// Kubelet's registration socket, to be made, with an '@' in its name; without it somebody else registers
+    /// the driver
     #[arg(long, value_name = "SOCKET")]
     registration: Option<String>,
     /// The driver's socket as kubelet sees it, if that is another path than --endpoint's
@@ -87,6 +89,7 @@ fn main() -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     rustls::crypto::aws_lc_rs::default_provider()
