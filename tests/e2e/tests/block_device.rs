@@ -115,9 +115,9 @@ fn a_killed_keeper_is_followed_by_one_that_has_every_device() {
     }
     let cluster = cluster_with("kept", "64MiB");
     let device = cluster.attach_device("kept", "a1");
-    let file = direct(&device);
+    // Written and closed: a device that nobody uses must outlive the keeper, too.
     let block = Block([7; 4096]);
-    file.write_all_at(&block.0, 0).expect("written");
+    direct(&device).write_all_at(&block.0, 0).expect("written");
     let socket = cluster.path().join("a1").join("keeper.sock");
     let keeper = || lockstep_keeper::Keeper::connect(&socket).ok();
     let first = keeper().expect("listens").pid().expect("known");
@@ -129,6 +129,7 @@ fn a_killed_keeper_is_followed_by_one_that_has_every_device() {
             .then_some(())
     });
     // Now only that keeper stands between the device and an error.
+    let file = direct(&device);
     cluster.kill("a1");
     let mut daemon = cluster.restart("a1");
     let mut read = Block([0; 4096]);

@@ -76,8 +76,11 @@ struct Held {
     record: Record,
     /// What users open; none while it is being made.
     path: Option<PathBuf>,
-    /// Its connection to the kernel, as the keeper has it; none while it is being made.
+    /// What the keeper has of it, for the next one; none while it is being made.
     connection: Option<Arc<OwnedFd>>,
+    /// The loop device: it goes when nobody has it open, so that a keeper's end would be its end too. None
+    /// while it is being made or taken apart.
+    looped: Option<Arc<OwnedFd>>,
 }
 
 impl Devices {
@@ -143,6 +146,7 @@ impl Devices {
             record: record.clone(),
             path: None,
             connection: None,
+            looped: None,
         };
         self.inner.held.lock().insert(attachment, held);
         match self.make(attachment, record.clone()).await {
@@ -161,8 +165,11 @@ impl Devices {
     /// [`CloseError`]; the device is as it was, or still open somewhere.
     pub async fn close(&self, attachment: AttachmentId) -> Result<(), CloseError> {
         let _alone = self.inner.work.lock().await;
-        let held = self.inner.held.lock().get(&attachment).cloned();
-        let Some(Held { record, .. }) = held else {
+        let record = {
+            let held = self.inner.held.lock();
+            held.get(&attachment).map(|held| held.record.clone())
+        };
+        let Some(record) = record else {
             return Ok(());
         };
         if let Some(path) = record.number.map(steps::loop_path)
@@ -172,8 +179,11 @@ impl Devices {
         }
         self.bounded(&record, steps::write_back).await?;
         let keeper = self.keeper().await?;
-        // The keeper lets go of the loop device, and keeps the connection while it may be asked.
+        // The keeper lets go of the loop device, as this daemon does, and keeps the connection while it may be asked.
         self.keep_connection_only(&keeper, &record)?;
+        if let Some(held) = self.inner.held.lock().get_mut(&attachment) {
+            held.looped = None;
+        }
         self.bounded(&record, steps::detach_loop).await?;
         self.bounded(&record, steps::unmount).await?;
         keeper
@@ -243,7 +253,8 @@ impl Devices {
         let record = Record::parse(&entry.text)?;
         let (volume, attachment) = record.ids()?;
         let agreed = record.agreed.map(Negotiated::from);
-        let connection = entry.descriptors.into_iter().next().map(Arc::new);
+        let mut descriptors = entry.descriptors.into_iter().map(Arc::new);
+        let (connection, looped) = (descriptors.next(), descriptors.next());
         let served = match (agreed, &connection, record.number) {
             (Some(agreed), Some(connection), Some(_)) if agreed.can_resend() => {
                 let device = Device::adopt(connection.try_clone()?)?;
@@ -272,6 +283,7 @@ impl Devices {
             record,
             path,
             connection,
+            looped,
         };
         self.inner.held.lock().insert(attachment, held);
         Ok(())
@@ -314,6 +326,7 @@ impl Devices {
             record,
             path: Some(path.clone()),
             connection: Some(connection),
+            looped: Some(Arc::new(attached.file().try_clone()?.into())),
         };
         self.inner.held.lock().insert(attachment, held);
         Ok(path)
@@ -391,7 +404,9 @@ impl Devices {
     /// Fails everything that still asks through a device, and removes it.
     async fn give_up(&self, attachment: AttachmentId) {
         let held = self.inner.held.lock().remove(&attachment);
-        if let Some(Held { record, .. }) = held {
+        // Whatever this daemon has open of it is closed with the rest.
+        let record = held.map(|held| held.record);
+        if let Some(record) = record {
             self.inner.bridge.unserve(attachment).await;
             if let Ok(keeper) = Keeper::connect(&self.inner.directory.keeper_socket()) {
                 let _ = keeper.remove(&record.attachment);

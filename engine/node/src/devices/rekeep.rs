@@ -2,13 +2,10 @@
 //! keeper is given all of it. So either may be replaced, one after the other.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
-use anyhow::Context;
 use lockstep_keeper::Keeper;
-use tokio::task::spawn_blocking;
 
-use super::{Devices, Held, steps};
+use super::{Devices, Held};
 
 impl Devices {
     /// Gives a keeper that has come anew what it lacks. One that is there is asked nothing.
@@ -34,17 +31,14 @@ impl Devices {
         let kept: Vec<String> = keeper.list()?.into_iter().map(|entry| entry.key).collect();
         let held: Vec<Held> = self.inner.held.lock().values().cloned().collect();
         for held in held {
-            let (record, Some(connection)) = (held.record, held.connection) else {
+            let record = held.record;
+            let (Some(connection), Some(looped)) = (held.connection, held.looped) else {
                 continue;
             };
             if kept.contains(&record.attachment) {
                 continue;
             }
-            let adopting = record.clone();
-            let adopted = spawn_blocking(move || steps::adopt(&adopting)).await?;
-            let device = adopted
-                .with_context(|| format!("the loop device of volume '{}' is gone", record.name))?;
-            let descriptors = [Arc::as_ref(&connection).as_fd(), device.file().as_fd()];
+            let descriptors = [connection.as_fd(), looped.as_fd()];
             keeper.put(&record.attachment, &record.text(), &descriptors)?;
             tracing::info!(volume = %record.name, "another keeper has the device");
         }

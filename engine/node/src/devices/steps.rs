@@ -79,7 +79,7 @@ pub fn detach_loop(record: &Record) -> Result<(), CloseError> {
 }
 
 /// The loop device of a record; none if it was never there, or is another's by now.
-pub(super) fn adopt(record: &Record) -> Option<LoopDevice> {
+fn adopt(record: &Record) -> Option<LoopDevice> {
     LoopDevice::adopt(record.number?, &record.label()).ok()
 }
 

@@ -12,4 +12,6 @@ down_leaves_nothing() {
     [[ -z $left ]] || fail "these links are still there: $left"
     left=$(losetup --list --noheadings --raw --output NAME,BACK-FILE | grep /var/lib/lockstep/devices || true)
     [[ -z $left ]] || fail "these loop devices are still there: $left"
+    left=$(find /dev/lockstep -xtype l 2>/dev/null || true)
+    [[ -z $left ]] || fail "these names of devices are still there: $left"
 }

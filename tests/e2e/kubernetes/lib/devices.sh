@@ -23,15 +23,17 @@ has_no_noted_devices() { [[ -z $(noted_devices) ]]; }
 
 # They go by themselves when nobody has them open any more; one that does not is detached.
 remove_noted_devices() {
-    local device links
-    mapfile -t links < <(noted_devices | while read -r device; do find /dev/lockstep -lname "$device" 2>/dev/null; done)
+    local device link
     if ! holds_within 5 has_no_noted_devices; then
         while read -r device; do
             losetup --detach "$device" || true
         done < <(noted_devices)
         holds_within 10 has_no_noted_devices || fail "these loop devices of the bed stay: $(noted_devices | tr '\n' ' ')" "'losetup --list' shows them, 'fuser -m' who uses them"
     fi
-    ((${#links[@]} == 0)) || rm -f -- "${links[@]}"
+    # A name that leads to nothing is nobody's, whoever made it.
+    for link in /dev/lockstep/*; do
+        [[ ! -L $link ]] || losetup "$(readlink "$link")" >/dev/null 2>&1 || rm -f -- "$link"
+    done
     rmdir /dev/lockstep 2>/dev/null || true
     rm -f "$state/connections"
 }
