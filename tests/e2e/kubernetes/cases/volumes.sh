@@ -16,7 +16,7 @@ a_claim_is_bound_and_written() {
 a_block_volume_keeps_what_was_written() {
     local sum
     kube apply -f "$here/manifests/block.yaml" >/dev/null
-    await 120 "the pod with a block volume runs" "'$here/enter kubectl describe pod block' says why" kube wait --for=condition=Ready pod/block --timeout=1s
+    await 120 "the pod with a block volume runs" "'$here/enter kubectl describe pod block' says why" kube wait --for=condition=Ready pod/block --timeout=2s
     kube exec block -- sh -c 'dd if=/dev/urandom of=/tmp/written bs=1M count=16 && dd if=/tmp/written of=/dev/volume bs=1M oflag=direct conv=fsync' 2>/dev/null
     sum=$(kube exec block -- sha256sum /tmp/written | cut -d ' ' -f 1)
     [[ $(kube exec block -- sh -c 'dd if=/dev/volume bs=1M count=16 iflag=direct 2>/dev/null | sha256sum' | cut -d ' ' -f 1) == "$sum" ]] ||
@@ -25,15 +25,19 @@ a_block_volume_keeps_what_was_written() {
 }
 
 a_volume_grows_under_its_pod() {
-    local began=$EPOCHREALTIME before
+    local began before
+    kube apply -f "$here/manifests/growing.yaml" >/dev/null
+    await 120 "the pod with a growing volume runs" "'$here/enter kubectl describe pod growing' says why" kube wait --for=condition=Ready pod/growing --timeout=2s
     before=$(file_system_kilobytes)
-    kube patch pvc data-writer-0 -p '{"spec": {"resources": {"requests": {"storage": "256Mi"}}}}' >/dev/null
-    await 90 "the writer's file system has grown" "'$here/enter kubectl describe pvc data-writer-0' says why" is_larger_than $((before + 100000))
+    began=$EPOCHREALTIME
+    kube patch pvc growing -p '{"spec": {"resources": {"requests": {"storage": "432Mi"}}}}' >/dev/null
+    await 90 "the file system has grown" "'$here/enter kubectl describe pvc growing' says why" is_larger_than $((before + 100000))
     figure "from a larger claim to a larger file system under a running pod" "$(seconds_since "$began") s"
+    kube delete -f "$here/manifests/growing.yaml" >/dev/null
 }
 
 file_system_kilobytes() {
-    kube exec writer-0 -- df -k /data | awk 'END { print $2 }'
+    kube exec growing -- df -k /data | awk 'END { print $2 }'
 }
 
 is_larger_than() { (($(file_system_kilobytes) > $1)); }
