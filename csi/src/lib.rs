@@ -11,6 +11,7 @@
 //! | mounts, file systems, paths: this host | [`host`] |
 //! | asking a daemon | [`daemon`] |
 //! | kubelet's registration | [`register`] |
+//! | letting nodes join, and the API server that is asked for it | [`enrol`], [`kubernetes`] |
 //! | the socket | [`server`] |
 //!
 //! Nothing is remembered: what a call has to do follows from the cluster's state and from what is mounted.
@@ -20,8 +21,10 @@
 pub mod capability;
 pub mod controller;
 pub mod daemon;
+pub mod enrol;
 pub mod host;
 pub mod identity;
+pub mod kubernetes;
 pub mod names;
 pub mod node;
 pub mod parameters;

@@ -1,6 +1,7 @@
 //! `lockstep-csi`: the CSI driver.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -8,8 +9,10 @@ use clap::{Parser, ValueEnum};
 use lockstep_api::Target;
 use lockstep_csi::controller::ControllerService;
 use lockstep_csi::daemon::Daemon;
+use lockstep_csi::enrol::Enrolment;
 use lockstep_csi::host::paths::Root;
 use lockstep_csi::identity::IdentityService;
+use lockstep_csi::kubernetes::Api;
 use lockstep_csi::node::NodeService;
 use lockstep_csi::proto::controller_server::ControllerServer;
 use lockstep_csi::proto::identity_server::IdentityServer;
@@ -37,7 +40,7 @@ enum Serve {
 #[command(
     name = "lockstep-csi",
     version,
-    after_help = "Examples:\n  lockstep-csi --serve node --node a1 --endpoint unix:///csi/csi.sock --daemon /var/lib/lockstep \\\n      --kubelet-root /var/lib/kubelet --registration /registration/csi.lockstep.dev-reg.sock\n  lockstep-csi --serve controller --endpoint unix:///csi/csi.sock --certs /certs --daemon a1.storage:7400 --daemon b1.storage:7400"
+    after_help = "Examples:\n  lockstep-csi --serve node --node a1 --endpoint unix:///csi/csi.sock --daemon /var/lib/lockstep \\\n      --kubelet-root /var/lib/kubelet --registration /registration/csi.lockstep.dev@reg.sock\n  lockstep-csi --serve controller --endpoint unix:///csi/csi.sock --certs /certs --daemon a1.storage:7400 --daemon b1.storage:7400"
 )]
 struct Arguments {
     /// What to serve
@@ -57,13 +60,18 @@ struct Arguments {
     /// A directory with ca.pem, node.pem and node.key to show to daemons at HOST:PORT
     #[arg(long, value_name = "DIR")]
     certs: Option<PathBuf>,
+    /// A Secret in which pods that wait to join the cluster find their tokens: this process keeps it, as the
+    /// service account of its pod
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    enrol: Option<String>,
     /// This node's name in the cluster; needed to serve a node
     #[arg(long, env = "LOCKSTEP_NODE")]
     node: Option<String>,
     /// Kubelet's folder; no path outside it is touched
     #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR")]
     kubelet_root: PathBuf,
-    /// Kubelet's registration socket, to be made; without it somebody else registers the driver
+    /// Kubelet's registration socket, to be made, with an '@' in its name; without it somebody else registers
+    /// the driver
     #[arg(long, value_name = "SOCKET")]
     registration: Option<String>,
     /// The driver's socket as kubelet sees it, if that is another path than --endpoint's
@@ -81,6 +89,7 @@ fn main() -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     rustls::crypto::aws_lc_rs::default_provider()
@@ -109,8 +118,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let name = arguments.node.as_deref().filter(|name| !name.is_empty());
         let name = name.context("--node is missing: the name under which this node has joined")?;
         let root = Root::open(&arguments.kubelet_root)?;
-        let service = NodeService::new(daemon, name, arguments.max_volumes, root);
+        let service = NodeService::new(daemon.clone(), name, arguments.max_volumes, root);
         router = router.add_service(NodeServer::new(service));
+    }
+    if let Some(secret) = &arguments.enrol {
+        let enrolment = Enrolment::new(Api::of_this_pod()?, daemon.clone(), secret)?;
+        tokio::spawn(enrolment.look_after());
     }
     let socket = Socket::listen(&arguments.endpoint)?;
     tracing::info!(endpoint = %arguments.endpoint, version = env!("CARGO_PKG_VERSION"), "serving CSI");

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
@@ -24,8 +25,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// for each socket that appears: when it has refused the driver, the socket is made anew.
 ///
 /// # Errors
-/// The socket cannot be made.
+/// The socket cannot be made, or kubelet could not be answered on it.
 pub async fn register(path: &str, endpoint: &str) -> anyhow::Result<()> {
+    let file = path.rsplit('/').next().unwrap_or_default();
+    ensure!(
+        file.contains('@'),
+        "kubelet could not be answered on {path}: give the socket a name with an '@' in it, like {DRIVER}@reg.sock"
+    );
     let mut wait = FIRST_WAIT;
     loop {
         let socket = Socket::listen(path)?;
@@ -79,5 +85,27 @@ impl Registration for Service {
             let _ = self.refused.try_send(());
         }
         Ok(Response::new(RegistrationStatusResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::codegen::http::uri::Authority;
+
+    /// What kubelet (1.36) sends as `:authority` on a registration socket: its path, as grpc-go encodes it. The
+    /// HTTP/2 library ends streams whose authority it cannot read with PROTOCOL_ERROR, before anybody is asked.
+    fn authority(path: &str) -> Result<Authority, impl std::fmt::Debug> {
+        path.replace('/', "%2F").parse::<Authority>()
+    }
+
+    #[tokio::test]
+    async fn kubelet_can_be_answered_on_a_socket_with_an_at_in_its_name_only() {
+        let folder = "/var/lib/kubelet/plugins_registry";
+        authority(&format!("{folder}/{DRIVER}@reg.sock")).expect("an authority");
+        authority(&format!("{folder}/{DRIVER}-reg.sock")).expect_err("no authority");
+        let refused = register("/tmp/x@y/reg.sock", "unix:///csi/csi.sock").await;
+        let words = refused.expect_err("refused").to_string();
+        assert!(words.contains("'@'"), "{words}");
     }
 }

@@ -171,7 +171,7 @@ fn run(
         Command::Cluster(command) => cluster::run(command, connect, output),
         Command::Explain(command) => explain::run(command, connect, output),
         Command::Recover(command) => recover::run(command, connect, output),
-        Command::Daemon(args) => daemon::run(args, connect),
+        Command::Daemon(args) => daemon::run(&args, connect),
         Command::Keeper(args) => keeper::run(&args),
         Command::Completions(args) => completions::run(args),
     }

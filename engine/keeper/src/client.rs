@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -76,9 +77,16 @@ impl Keeper {
     /// The keeper's process id.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; also if the keeper is in another PID namespace.
     pub fn pid(&self) -> io::Result<i32> {
         Ok(socket_peercred(&self.socket)?.pid.as_raw_nonzero().get())
+    }
+
+    /// Whether it has ended since this connection was made, and with it all that it kept.
+    pub fn has_ended(&self) -> bool {
+        let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
+        // It says nothing that it is not asked: what can be read is the end.
+        poll(&mut socket, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Keeps an entry, or changes one: without descriptors those that are there stay.

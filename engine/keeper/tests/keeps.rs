@@ -88,8 +88,14 @@ fn descriptors_outlive_who_gave_them() {
     next.remove("a").expect("gone");
     next.remove("a").expect("gone already");
     assert_eq!(next.list().expect("listed").len(), 1);
+    assert!(!next.has_ended());
+    let watching = rig.connect();
     next.stop().expect("stopped");
     rig.server.join().expect("no panic").expect("in order");
+    assert!(
+        watching.has_ended(),
+        "whoever is connected learns of its end"
+    );
     assert!(matches!(
         Keeper::connect(&rig.path),
         Err(KeeperError::Gone { .. })

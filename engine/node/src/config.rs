@@ -22,6 +22,9 @@ pub struct Config {
     /// Data-plane threads and memory.
     #[serde(default)]
     pub data_plane: DataPlaneConfig,
+    /// Block devices.
+    #[serde(default)]
+    pub devices: DevicesConfig,
     /// Log output.
     #[serde(default)]
     pub log: LogConfig,
@@ -91,6 +94,26 @@ pub struct DataPlaneConfig {
     /// Every block is read, compared with its checksum, and every copy with the others, once in this
     /// time. 1s to 720h.
     pub scrub_pass: Span,
+}
+
+/// Block devices.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DevicesConfig {
+    /// Who starts the process that keeps their descriptors while the daemon is away.
+    pub keeper: KeeperFrom,
+}
+
+/// Where the keeper comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeeperFrom {
+    /// The daemon starts one if none listens.
+    #[default]
+    Daemon,
+    /// Somebody else does. Where the daemon's end takes all that it has started with it, as a container's
+    /// does, one of its own would keep nothing: no device is made before the other one listens.
+    External,
 }
 
 /// Log output.
@@ -341,6 +364,10 @@ mod tests {
         assert_eq!(config.node.rack, "r1");
         assert_eq!(config.advertised_data(), "127.0.0.1:7401");
         assert_eq!(config.listen.metrics.map(|a| a.port()), Some(9440));
+        assert_eq!(config.devices.keeper, KeeperFrom::Daemon);
+        let text = format!("{text}[devices]\nkeeper = \"external\"\n");
+        let config = parse(&text).expect("reads");
+        assert_eq!(config.devices.keeper, KeeperFrom::External);
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Running {
         let health = Health::default();
         let (data, plane) = match plane {
             Some(plane) => {
-                let (data, ended) = join_plane(plane, &control, directory, (feed, fed)).await;
+                let (data, ended) = join_plane(plane, &control, prepared, (feed, fed)).await;
                 tasks.push(tokio::spawn(data.1.clone().look_after()));
                 (Some(data), Some(ended))
             }
@@ -297,9 +297,10 @@ async fn start_control(
 async fn join_plane(
     (plane, reports): (Plane, mpsc::Receiver<PlaneReport>),
     control: &Control,
-    directory: &Directory,
+    prepared: &Prepared,
     (feed, fed): (mpsc::UnboundedSender<Feed>, mpsc::UnboundedReceiver<Feed>),
 ) -> ((Bridge, Devices), tokio::task::JoinHandle<()>) {
+    let directory = &prepared.directory;
     let bridge = Bridge::new(plane);
     tokio::spawn(bridge.clone().carry_feed(control.node(), fed));
     let ended = tokio::spawn(bridge.clone().run(
@@ -308,7 +309,8 @@ async fn join_plane(
         Failures::of(directory),
         reports,
     ));
-    let devices = Devices::start(control.clone(), bridge.clone(), directory.clone()).await;
+    let keeper = prepared.config.devices.keeper;
+    let devices = Devices::start(control.clone(), bridge.clone(), directory.clone(), keeper).await;
     ((bridge, devices), ended)
 }
 

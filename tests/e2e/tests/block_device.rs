@@ -109,6 +109,42 @@ fn a_killed_daemon_costs_its_device_a_pause_and_no_error() {
 }
 
 #[test]
+fn a_killed_keeper_is_followed_by_one_that_has_every_device() {
+    if !possible() {
+        return;
+    }
+    let cluster = cluster_with("kept", "64MiB");
+    let device = cluster.attach_device("kept", "a1");
+    // Written and closed: a device that nobody uses must outlive the keeper, too.
+    let block = Block([7; 4096]);
+    direct(&device).write_all_at(&block.0, 0).expect("written");
+    let socket = cluster.path().join("a1").join("keeper.sock");
+    let keeper = || lockstep_keeper::Keeper::connect(&socket).ok();
+    let first = keeper().expect("listens").pid().expect("known");
+    run("kill", &["-KILL", &first.to_string()]);
+    wait_for("another keeper having the device", PATIENCE, || {
+        let next = keeper()?;
+        let entries = next.list().ok()?;
+        (next.pid().ok()? != first && entries.len() == 1 && entries[0].descriptors.len() == 2)
+            .then_some(())
+    });
+    // Now only that keeper stands between the device and an error.
+    let file = direct(&device);
+    cluster.kill("a1");
+    let mut daemon = cluster.restart("a1");
+    let mut read = Block([0; 4096]);
+    file.write_all_at(&Block([8; 4096]).0, 4096)
+        .expect("written");
+    file.read_exact_at(&mut read.0, 0).expect("read");
+    assert_eq!(read.0, block.0);
+    drop(file);
+    cluster.good(&["volume", "detach", "kept"]);
+    assert!(cluster.leaves_no_device());
+    cluster.down();
+    daemon.wait().expect("reaped");
+}
+
+#[test]
 fn file_systems_follow_their_volume_to_the_other_site() {
     if !possible() {
         return;

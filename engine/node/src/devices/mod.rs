@@ -5,6 +5,7 @@
 //! | job | module |
 //! |---|---|
 //! | what is kept of a device | [`record`] |
+//! | a keeper that has ended, and the next | [`rekeep`] |
 //! | what waits for the kernel | [`steps`] |
 //!
 //! A device belongs to one attachment id for its whole life (R12). The keeper holds its descriptors,
@@ -13,10 +14,11 @@
 //! unanswered request anew. A device whose publication has ended meanwhile fails for good.
 
 pub mod record;
+mod rekeep;
 mod steps;
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 
 use crate::bridge::Bridge;
+use crate::config::KeeperFrom;
 use crate::control::Control;
 use crate::directory::Directory;
 use crate::plane::ServeDevice;
@@ -44,6 +47,8 @@ const AGREE: Duration = Duration::from_secs(10);
 const LISTEN: Duration = Duration::from_secs(5);
 /// How long closing may wait for what the kernel still has to write: a suspended volume takes nothing.
 const CLOSE: Duration = Duration::from_secs(20);
+/// Between two looks whether the keeper is there.
+const LOOK: Duration = Duration::from_secs(2);
 /// Before something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -57,9 +62,12 @@ struct Inner {
     control: Control,
     bridge: Bridge,
     directory: Directory,
+    keeper: KeeperFrom,
     /// Held while a device is made or taken apart: one at a time.
     work: tokio::sync::Mutex<()>,
     held: Mutex<BTreeMap<AttachmentId, Held>>,
+    /// The keeper that has all of them, for its end to be noticed.
+    watched: Mutex<Option<Keeper>>,
 }
 
 /// A device that is made, or being made.
@@ -68,18 +76,30 @@ struct Held {
     record: Record,
     /// What users open; none while it is being made.
     path: Option<PathBuf>,
+    /// What the keeper has of it, for the next one; none while it is being made.
+    connection: Option<Arc<OwnedFd>>,
+    /// The loop device: it goes when nobody has it open, so that a keeper's end would be its end too. None
+    /// while it is being made or taken apart.
+    looped: Option<Arc<OwnedFd>>,
 }
 
 impl Devices {
     /// Takes over what an earlier daemon left with the keeper, and looks after all devices from then
     /// on.
-    pub async fn start(control: Control, bridge: Bridge, directory: Directory) -> Self {
+    pub async fn start(
+        control: Control,
+        bridge: Bridge,
+        directory: Directory,
+        keeper: KeeperFrom,
+    ) -> Self {
         let inner = Inner {
             control,
             bridge,
             directory,
+            keeper,
             work: tokio::sync::Mutex::new(()),
             held: Mutex::default(),
+            watched: Mutex::default(),
         };
         let devices = Self {
             inner: Arc::new(inner),
@@ -125,6 +145,8 @@ impl Devices {
         let held = Held {
             record: record.clone(),
             path: None,
+            connection: None,
+            looped: None,
         };
         self.inner.held.lock().insert(attachment, held);
         match self.make(attachment, record.clone()).await {
@@ -143,8 +165,11 @@ impl Devices {
     /// [`CloseError`]; the device is as it was, or still open somewhere.
     pub async fn close(&self, attachment: AttachmentId) -> Result<(), CloseError> {
         let _alone = self.inner.work.lock().await;
-        let held = self.inner.held.lock().get(&attachment).cloned();
-        let Some(Held { record, .. }) = held else {
+        let record = {
+            let held = self.inner.held.lock();
+            held.get(&attachment).map(|held| held.record.clone())
+        };
+        let Some(record) = record else {
             return Ok(());
         };
         if let Some(path) = record.number.map(steps::loop_path)
@@ -154,8 +179,11 @@ impl Devices {
         }
         self.bounded(&record, steps::write_back).await?;
         let keeper = self.keeper().await?;
-        // The keeper lets go of the loop device, and keeps the connection while it may be asked.
+        // The keeper lets go of the loop device, as this daemon does, and keeps the connection while it may be asked.
         self.keep_connection_only(&keeper, &record)?;
+        if let Some(held) = self.inner.held.lock().get_mut(&attachment) {
+            held.looped = None;
+        }
         self.bounded(&record, steps::detach_loop).await?;
         self.bounded(&record, steps::unmount).await?;
         keeper
@@ -183,6 +211,7 @@ impl Devices {
             view.borrow_and_update();
             let done = self.give_up_ended().await & self.release_fenced().await;
             self.grow_all().await;
+            self.give_to_next_keeper().await;
             if !done {
                 tokio::time::sleep(AGAIN).await;
                 continue;
@@ -191,6 +220,7 @@ impl Devices {
             let ended = tokio::select! {
                 changed = applied => changed.is_err(),
                 changed = viewed => changed.is_err(),
+                () = tokio::time::sleep(LOOK) => false,
             };
             if ended {
                 return;
@@ -223,10 +253,11 @@ impl Devices {
         let record = Record::parse(&entry.text)?;
         let (volume, attachment) = record.ids()?;
         let agreed = record.agreed.map(Negotiated::from);
-        let connection = entry.descriptors.into_iter().next();
-        let served = match (agreed, connection, record.number) {
+        let mut descriptors = entry.descriptors.into_iter().map(Arc::new);
+        let (connection, looped) = (descriptors.next(), descriptors.next());
+        let served = match (agreed, &connection, record.number) {
             (Some(agreed), Some(connection), Some(_)) if agreed.can_resend() => {
-                let device = Device::adopt(connection)?;
+                let device = Device::adopt(connection.try_clone()?)?;
                 let serve = ServeDevice {
                     volume,
                     attachment,
@@ -248,10 +279,13 @@ impl Devices {
         }
         let path = Some(steps::link(&record));
         tracing::info!(volume = %record.name, attachment = %record.attachment, "serving a device of the daemon before");
-        self.inner
-            .held
-            .lock()
-            .insert(attachment, Held { record, path });
+        let held = Held {
+            record,
+            path,
+            connection,
+            looped,
+        };
+        self.inner.held.lock().insert(attachment, held);
         Ok(())
     }
 
@@ -260,7 +294,7 @@ impl Devices {
         std::fs::create_dir_all(&record.mount)
             .with_context(|| format!("cannot create {}", record.mount.display()))?;
         let device = Device::open().context("cannot open /dev/fuse")?;
-        let connection = device.duplicate()?;
+        let connection = Arc::new(device.duplicate()?);
         // R12: the id is kept beside the device before its first request.
         keeper.put(&record.attachment, &record.text(), &[connection.as_fd()])?;
         Mount::new(&device, &record.mount)?;
@@ -291,16 +325,23 @@ impl Devices {
         let held = Held {
             record,
             path: Some(path.clone()),
+            connection: Some(connection),
+            looped: Some(Arc::new(attached.file().try_clone()?.into())),
         };
         self.inner.held.lock().insert(attachment, held);
         Ok(path)
     }
 
-    /// The keeper; started if none listens.
+    /// The keeper; started if none listens and that is this daemon's to do.
     async fn keeper(&self) -> anyhow::Result<Keeper> {
         let path = self.inner.directory.keeper_socket();
-        if let Ok(keeper) = Keeper::connect(&path) {
-            return Ok(keeper);
+        match Keeper::connect(&path) {
+            Ok(keeper) => return Ok(keeper),
+            Err(error) if self.inner.keeper == KeeperFrom::External => {
+                let words = "no block device without a keeper, and it is not this daemon's to start one (devices.keeper is external): see that 'lockstep-keeper' runs for this data directory";
+                return Err(anyhow::Error::from(error).context(words));
+            }
+            Err(_) => {}
         }
         let program = std::env::current_exe().context("this binary's own path is unknown")?;
         let mut child = tokio::process::Command::new(program)
@@ -363,7 +404,9 @@ impl Devices {
     /// Fails everything that still asks through a device, and removes it.
     async fn give_up(&self, attachment: AttachmentId) {
         let held = self.inner.held.lock().remove(&attachment);
-        if let Some(Held { record, .. }) = held {
+        // Whatever this daemon has open of it is closed with the rest.
+        let record = held.map(|held| held.record);
+        if let Some(record) = record {
             self.inner.bridge.unserve(attachment).await;
             if let Ok(keeper) = Keeper::connect(&self.inner.directory.keeper_socket()) {
                 let _ = keeper.remove(&record.attachment);
