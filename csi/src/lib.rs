@@ -9,10 +9,10 @@
 //! | what a class asks for, which access, where, under which name | [`parameters`], [`capability`], [`topology`], [`names`] |
 //! | one call at a time on a volume | [`serialize`] |
 //! | mounts, file systems, paths: this host | [`host`] |
-//! | asking a daemon | [`daemon`] |
+//! | asking a daemon; which, with which certificate | [`daemon`], [`targets`] |
 //! | kubelet's registration | [`register`] |
 //! | letting nodes join, and the API server that is asked for it | [`enrol`], [`kubernetes`] |
-//! | the socket | [`server`] |
+//! | the socket; when the process ends | [`server`], [`process`] |
 //!
 //! Nothing is remembered: what a call has to do follows from the cluster's state and from what is mounted.
 //! So every call can be repeated, and interrupted anywhere, a kill of this process included.
@@ -28,9 +28,11 @@ pub mod kubernetes;
 pub mod names;
 pub mod node;
 pub mod parameters;
+pub mod process;
 pub mod register;
 pub mod serialize;
 pub mod server;
+pub mod targets;
 pub mod topology;
 
 /// The driver's name: of StorageClasses' `provisioner` and of the CSIDriver object.

@@ -4,9 +4,8 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use lockstep_api::Target;
 use lockstep_csi::controller::ControllerService;
 use lockstep_csi::daemon::Daemon;
 use lockstep_csi::enrol::Enrolment;
@@ -14,15 +13,14 @@ use lockstep_csi::host::paths::Root;
 use lockstep_csi::identity::IdentityService;
 use lockstep_csi::kubernetes::Api;
 use lockstep_csi::node::NodeService;
+use lockstep_csi::process::told_to_end;
 use lockstep_csi::proto::controller_server::ControllerServer;
 use lockstep_csi::proto::identity_server::IdentityServer;
 use lockstep_csi::proto::node_server::NodeServer;
 use lockstep_csi::register::register;
 use lockstep_csi::server::Socket;
-use lockstep_net::tls::connector;
-use lockstep_net::verify::dialled_name;
-use lockstep_net::{Certificates, Role};
-use tokio::signal::unix::{SignalKind, signal};
+use lockstep_csi::targets::{follow_node, targets};
+use lockstep_net::Certificates;
 
 /// What this process serves.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -104,7 +102,12 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let daemon = Daemon::new(targets(&arguments)?);
+    let shown = arguments.certs.as_deref().map(Certificates::open);
+    let shown = shown.transpose()?;
+    let daemon = Daemon::new(targets(&arguments.daemons, shown.as_ref())?);
+    if let Some(certificates) = shown {
+        tokio::spawn(follow_node(certificates));
+    }
     let controller = arguments.serve != Serve::Node;
     let mut router = tonic::transport::Server::builder().add_service(IdentityServer::new(
         IdentityService::new(daemon.clone(), controller),
@@ -141,43 +144,4 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
         }
     }
-}
-
-fn targets(arguments: &Arguments) -> anyhow::Result<Vec<Target>> {
-    let certificates = arguments
-        .certs
-        .as_deref()
-        .map(Certificates::open)
-        .transpose()?;
-    let target = |daemon: &String| -> anyhow::Result<Target> {
-        if daemon.starts_with('/') {
-            return Ok(Target::Unix(PathBuf::from(daemon).join("admin.sock")));
-        }
-        if !daemon.contains(':') {
-            bail!("--daemon {daemon}: give an absolute directory, or HOST:PORT");
-        }
-        let certificates = certificates
-            .as_ref()
-            .with_context(|| format!("--daemon {daemon} is asked over TLS: --certs is missing"))?;
-        Ok(Target::Tls {
-            address: daemon.clone(),
-            connector: connector(certificates, &[lockstep_api::client::ALPN])?,
-            name: dialled_name(Role::DataNode, None),
-        })
-    };
-    arguments.daemons.iter().map(target).collect()
-}
-
-async fn told_to_end() {
-    let (Ok(mut terminated), Ok(mut interrupted)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
-    }
-    tracing::info!("told to end");
 }

@@ -9,17 +9,15 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
-use lockstep_api::Target;
-use lockstep_net::tls::connector;
-use lockstep_net::verify::dialled_name;
-use lockstep_net::{Certificates, Role};
+use lockstep_csi::process::told_to_end;
+use lockstep_csi::targets::{follow_node, targets};
+use lockstep_net::Certificates;
 use lockstep_scheduler_extender::routes::{self, Answers};
 use lockstep_scheduler_extender::server::serve;
 use lockstep_scheduler_extender::state::State;
-use lockstep_scheduler_extender::tls::{Clients, Tls, follow_node};
+use lockstep_scheduler_extender::tls::{Clients, Tls};
 use lockstep_scheduler_extender::{kubernetes, measure, poll, touch};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Tells kube-scheduler on which nodes pods with Lockstep volumes can run, and where they run best.
 #[derive(Parser)]
@@ -155,40 +153,4 @@ async fn following(shown: Option<Arc<Certificates>>) {
         Some(certificates) => follow_node(certificates).await,
         None => std::future::pending().await,
     }
-}
-
-fn targets(
-    daemons: &[String],
-    certificates: Option<&Arc<Certificates>>,
-) -> anyhow::Result<Vec<Target>> {
-    let target = |daemon: &String| -> anyhow::Result<Target> {
-        if daemon.starts_with('/') {
-            return Ok(Target::Unix(PathBuf::from(daemon).join("admin.sock")));
-        }
-        if !daemon.contains(':') {
-            bail!("--daemon {daemon}: give an absolute directory, or HOST:PORT");
-        }
-        let certificates = certificates
-            .with_context(|| format!("--daemon {daemon} is asked over TLS: --certs is missing"))?;
-        Ok(Target::Tls {
-            address: daemon.clone(),
-            connector: connector(certificates, &[lockstep_api::client::ALPN])?,
-            name: dialled_name(Role::DataNode, None),
-        })
-    };
-    daemons.iter().map(target).collect()
-}
-
-async fn told_to_end() {
-    let (Ok(mut terminated), Ok(mut interrupted)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
-    }
-    tracing::info!("told to end");
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use lockstep_net::Certificates;
 use lockstep_net::tls::provider;
 use parking_lot::RwLock;
 use rustls::pki_types::pem::PemObject;
@@ -119,25 +118,6 @@ impl Tls {
                         "new certificates cannot be used; the old ones stay in use"
                     );
                 }
-            }
-        }
-    }
-}
-
-/// Follows the certificate that is shown to Lockstep's daemons, for as long as it is polled.
-pub async fn follow_node(certificates: Arc<Certificates>) {
-    let mut period = tokio::time::interval(PERIOD);
-    loop {
-        period.tick().await;
-        match certificates.reload_if_changed() {
-            Ok(true) => tracing::info!("daemons are asked with a new certificate"),
-            Ok(false) => {}
-            Err(error) => {
-                let error = error.to_string();
-                tracing::warn!(
-                    error,
-                    "a new certificate cannot be used; the old one stays in use"
-                );
             }
         }
     }
