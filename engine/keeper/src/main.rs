@@ -5,6 +5,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let (Some(path), None) = (arguments.next().map(PathBuf::from), arguments.next()) else {
@@ -13,6 +15,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     };
+    allow_descriptors();
     match lockstep_keeper::serve(&path) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -20,4 +23,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As many as this process may have: every block device is two or three. Where that is refused it goes on with
+/// what it has.
+fn allow_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
 }

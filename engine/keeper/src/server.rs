@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, chmod};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
@@ -15,6 +16,14 @@ use crate::message::{self, MAX_DESCRIPTORS, Message};
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 8;
+/// Connections, at most: others wait until one of these ends.
+const MAX_CLIENTS: usize = 64;
+/// How long connections wait that the system had no descriptor or memory for: the listener stays ready
+/// meanwhile, and waiting for it would not be a wait.
+const REFUSED: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 /// Entries, at most: whoever may connect may also kill this process, so this only bounds mistakes.
 const MAX_ENTRIES: usize = 4096;
 
@@ -49,8 +58,10 @@ pub fn serve(path: &Path) -> io::Result<()> {
     std::fs::rename(&beside, path)?;
     let mut kept = BTreeMap::new();
     let mut clients: Vec<OwnedFd> = Vec::new();
+    let mut refused = false;
     loop {
-        let ready = wait(listener.as_fd(), &clients)?;
+        let ready = wait(listener.as_fd(), &clients, refused)?;
+        refused = false;
         // The last first, so that what is removed moves none that is still to be looked at.
         for at in (0..clients.len()).rev().filter(|at| ready[at + 1]) {
             match answer(&clients[at], &mut kept) {
@@ -62,24 +73,35 @@ pub fn serve(path: &Path) -> io::Result<()> {
                 }
             }
         }
-        // An error is of one that has gone again.
-        if ready[0]
-            && let Ok(client) = accept_with(&listener, SocketFlags::CLOEXEC)
-        {
-            clients.push(client);
+        if ready[0] {
+            match accept_with(&listener, SocketFlags::CLOEXEC) {
+                Ok(client) => clients.push(client),
+                // Of one that has gone again.
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                Err(_) => refused = true,
+            }
         }
     }
 }
 
-fn wait(listener: BorrowedFd<'_>, clients: &[OwnedFd]) -> io::Result<Vec<bool>> {
-    let mut entries: Vec<PollFd<'_>> = std::iter::once(listener)
-        .chain(clients.iter().map(AsFd::as_fd))
-        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-        .collect();
+/// Who has something to say: the listener, then each client. The listener is passed over while a connection
+/// could not be taken or would be one too many.
+fn wait(listener: BorrowedFd<'_>, clients: &[OwnedFd], refused: bool) -> io::Result<Vec<bool>> {
+    let taken = if refused || clients.len() >= MAX_CLIENTS {
+        PollFlags::empty()
+    } else {
+        PollFlags::IN
+    };
+    let mut entries: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(listener, taken)];
+    entries.extend(
+        clients
+            .iter()
+            .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
+    );
     loop {
-        match poll(&mut entries, None) {
+        match poll(&mut entries, refused.then_some(&REFUSED)) {
             Ok(_) => return Ok(entries.iter().map(|e| !e.revents().is_empty()).collect()),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

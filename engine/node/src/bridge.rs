@@ -10,8 +10,8 @@ use std::time::Duration;
 use lockstep_control::Change;
 use lockstep_control::candidates::Held;
 use lockstep_fuse::Negotiated;
-use lockstep_logic::ReplicaInspection;
 use lockstep_logic::io::{AttachmentState, NodeEvent, ProposalResult, Ticket};
+use lockstep_logic::{PoolInspection, ReplicaInspection};
 use lockstep_protocol::Comparison;
 use lockstep_types::{
     AttachmentId, DeviceId, Gap, Incarnation, NodeId, NodeRole, ReplicaId, VolumeId,
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::heartbeat::{PoolBeat, PrimaryBeat, ReplicaBeat, ResyncBeat};
 use crate::control::{Control, Feed, ProposeError};
-use crate::plane::{DataPeer, Order, Plane, PlaneReport, ServeDevice};
+use crate::plane::{DataPeer, Measures, Order, Plane, PlaneReport, ServeDevice};
 use crate::pool::failures::Failures;
 
 /// How long a look at the data plane may take.
@@ -162,13 +162,6 @@ impl Bridge {
         let Ok(Ok(inspection)) = tokio::time::timeout(INSPECT, answer).await else {
             return Vec::new();
         };
-        for pool in &inspection.pools {
-            let device = pool.device.to_string();
-            metrics::gauge!("lockstep_pool_free_extents", "device" => device.clone())
-                .set(pool.free_extents);
-            metrics::gauge!("lockstep_journal_fill_ratio", "device" => device)
-                .set(f64::from(pool.fill) / 65536.0);
-        }
         let beat = |replica: ReplicaInspection| ReplicaBeat {
             replica: replica.replica.to_string(),
             incarnation: replica.incarnation.0,
@@ -184,6 +177,21 @@ impl Bridge {
             failed: replica.failed,
         };
         inspection.replicas.into_iter().map(beat).collect()
+    }
+
+    /// The pools of this node; none while the data plane is busy or gone.
+    pub async fn pools(&self) -> Option<Vec<PoolInspection>> {
+        let (asker, answer) = oneshot::channel();
+        self.inner.plane.order(Order::Inspect(asker)).await;
+        let inspection = tokio::time::timeout(INSPECT, answer).await.ok()?.ok()?;
+        Some(inspection.pools)
+    }
+
+    /// What the data plane has counted and measured; none while it is busy or gone.
+    pub async fn measures(&self) -> Option<Measures> {
+        let (asker, answer) = oneshot::channel();
+        self.inner.plane.order(Order::Measure(asker)).await;
+        tokio::time::timeout(INSPECT, answer).await.ok()?.ok()
     }
 
     /// What the copies of a volume here hold; none while the data plane is busy or gone.
@@ -286,10 +294,6 @@ impl Bridge {
                     attachment,
                     why,
                 } => self.device_ended(ticket, attachment, &why),
-                PlaneReport::Link { peer, up } => {
-                    metrics::gauge!("lockstep_replication_link_up", "peer" => peer.to_string())
-                        .set(f64::from(u8::from(up)));
-                }
                 PlaneReport::Event(event) => {
                     log(&event);
                     failures.follow(&event);

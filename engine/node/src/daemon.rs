@@ -18,6 +18,7 @@ use crate::control::heartbeat::{self, Heartbeat};
 use crate::control::{Control, ControlConfig, Feed, admit, keeper};
 use crate::devices::Devices;
 use crate::directory::{Directory, Identity};
+use crate::exposition::Source;
 use crate::http::{self, Health};
 use crate::join::protocol;
 use crate::links::{Links, Peer};
@@ -89,7 +90,8 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<End> {
     let recorder = http::install_recorder()?;
     let mut running = Running::start(&prepared).await?;
     if let Some(address) = prepared.config.listen.metrics {
-        http::serve(address, recorder, running.health.clone()).await?;
+        let source = Source::new(running.control.clone(), running.bridge.clone());
+        http::serve(address, recorder, source, running.health.clone()).await?;
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,5 +1,5 @@
 //! Metrics and health over plain HTTP, for Prometheus and for kubelet's probes. Nothing here tells
-//! more than counts.
+//! more than counts, and names of volumes and nodes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
+use crate::exposition::Source;
 use crate::listener;
 
 /// What the probes are told. Cheap to clone.
@@ -44,6 +45,7 @@ impl Health {
 #[derive(Clone)]
 struct Shared {
     metrics: PrometheusHandle,
+    source: Source,
     health: Health,
 }
 
@@ -64,6 +66,7 @@ pub fn install_recorder() -> anyhow::Result<PrometheusHandle> {
 pub async fn serve(
     address: SocketAddr,
     metrics: PrometheusHandle,
+    source: Source,
     health: Health,
 ) -> anyhow::Result<()> {
     let listener = listener::bind(address).map_err(|e| {
@@ -73,7 +76,11 @@ pub async fn serve(
         .route("/metrics", get(render))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .with_state(Shared { metrics, health });
+        .with_state(Shared {
+            metrics,
+            source,
+            health,
+        });
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::error!(%error, "the metrics server ended");
@@ -84,7 +91,9 @@ pub async fn serve(
 
 async fn render(State(shared): State<Shared>) -> String {
     shared.metrics.run_upkeep();
-    shared.metrics.render()
+    let mut text = shared.metrics.render();
+    text.push_str(&shared.source.render().await);
+    text
 }
 
 async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {

@@ -27,6 +27,7 @@ pub mod daemon;
 pub mod devices;
 pub mod directory;
 mod ending;
+mod exposition;
 pub mod frame;
 #[cfg(test)]
 mod frozen;

@@ -4,6 +4,7 @@
 mod secure;
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_types::Nanos;
@@ -13,7 +14,7 @@ use crate::error::{CloseReason, Exhausted};
 use crate::outbound::Outbound;
 use crate::pool::{Pool, PoolBufMut};
 use crate::reactor::Event;
-use crate::socket::{ConnId, RawAddress};
+use crate::socket::{self, ConnId, RawAddress};
 use crate::stream::{FeedError, Frame, Framing, StreamBuffer};
 use crate::sys;
 use crate::timer::NEVER;
@@ -125,6 +126,11 @@ impl Connection {
             deadline: NEVER,
             dirty: false,
         })
+    }
+
+    /// As [`socket::round_trip`].
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        socket::round_trip(&self.fd)
     }
 
     pub(crate) fn fd(&self) -> RawFd {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
@@ -132,6 +133,26 @@ impl RawAddress {
 /// A fresh stream socket for dialling `address`.
 pub(crate) fn dialling(address: &Address, raw: &RawAddress) -> Result<OwnedFd, SocketError> {
     stream_socket(raw.family()).map_err(|source| failed("dial", address, source))
+}
+
+/// The round trip that the kernel has measured on a TCP socket, smoothed; none on one of another kind, or before
+/// anything was acknowledged.
+pub(crate) fn round_trip(fd: &OwnedFd) -> Option<Duration> {
+    // SAFETY: all-zero is a valid tcp_info.
+    let mut info: libc::tcp_info = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which is so long and lives on; it holds integers
+    // only, so that whatever is written is valid.
+    let got = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            std::ptr::from_mut(&mut info).cast(),
+            &raw mut length,
+        )
+    };
+    (got == 0 && info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
 }
 
 /// A socket that listens at `address`. A Unix path left over by a dead process is replaced.

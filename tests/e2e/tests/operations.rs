@@ -436,6 +436,65 @@ fn a_node_says_whether_it_lives_and_is_ready() {
     assert_eq!(health(&fleet, "b1", "/livez").0, 200);
 }
 
+#[test]
+fn a_scrape_says_what_clients_see_and_what_the_cluster_holds() {
+    let mut fleet = Fleet::stand(Setup::default());
+    let mut load = under_load(&fleet, "2");
+    let all = wait_for("writes being counted", PATIENCE, || {
+        let all = scrape(&fleet, &["a1", "b1", "w1"]);
+        let count = "lockstep_volume_request_seconds_count{volume=\"pg\",op=\"write\"}";
+        (sample(&all, count)? > 0.0).then_some(all)
+    });
+    let is = |name: &str, value: f64| assert_eq!(sample(&all, name), Some(value), "{name}\n{all}");
+    is("lockstep_cluster_node_answers{node=\"b1\",site=\"b\"}", 1.0);
+    is("lockstep_volume_copies_wanted{volume=\"pg\"}", 2.0);
+    is("lockstep_volume_copies_certified{volume=\"pg\"}", 2.0);
+    is("lockstep_volume_single_site{volume=\"pg\"}", 0.0);
+    is("lockstep_volume_open{volume=\"pg\"}", 1.0);
+    is("lockstep_link_up{peer=\"b1\",peer_site=\"b\"}", 1.0);
+    is(
+        "lockstep_volume_request_errors_total{volume=\"pg\",op=\"write\"}",
+        0.0,
+    );
+    let round_trip = "lockstep_link_round_trip_seconds{peer=\"b1\",peer_site=\"b\"}";
+    assert!(sample(&all, round_trip).is_some_and(|s| s > 0.0 && s < 1.0));
+    // As a histogram has to be: what is within a bound is within the next.
+    let within = |le: &str| {
+        let name = format!(
+            "lockstep_volume_request_seconds_bucket{{volume=\"pg\",op=\"write\",le=\"{le}\"}}"
+        );
+        sample(&all, &name).expect("a bucket")
+    };
+    assert!(within("0.0001") <= within("0.01") && within("0.01") <= within("+Inf"));
+
+    fleet.kill(&["b1".into()]);
+    wait_for("the loss being told", PATIENCE, || {
+        let all = scrape(&fleet, &["a1", "w1"]);
+        let alone = sample(&all, "lockstep_volume_single_site{volume=\"pg\"}")? == 1.0;
+        let copies = sample(&all, "lockstep_volume_copies_certified{volume=\"pg\"}")?;
+        let silent = sample(
+            &all,
+            "lockstep_cluster_node_answers{node=\"b1\",site=\"b\"}",
+        )? == 0.0;
+        (alone && silent && copies == 1.0).then_some(())
+    });
+    load.stop();
+}
+
+/// What these nodes tell Prometheus.
+fn scrape(fleet: &Fleet, nodes: &[&str]) -> String {
+    let page = |node: &&str| health(fleet, node, "/metrics").1;
+    nodes.iter().map(page).collect()
+}
+
+/// The sample of this name and these labels, if there is one.
+fn sample(scraped: &str, name: &str) -> Option<f64> {
+    let value = scraped
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    Some(value.trim().parse().expect("a number"))
+}
+
 /// What a node's health page answers, by plain HTTP.
 fn health(fleet: &Fleet, node: &str, page: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(fleet.metrics_address(node)).expect("it listens");

@@ -8,6 +8,7 @@
 //! | where `unsafe` may stand, and what stands above it | `tests/unsafe_code.rs` |
 //! | nothing unfinished, no `unwrap` | `tests/leftovers.rs` |
 //! | lengths of files and functions | `tests/lengths.rs` |
+//! | alerts, runbooks and dashboard against the metrics that there are | `tests/monitoring.rs` |
 #![forbid(unsafe_code)]
 
 pub mod source;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use lockstep_control::{PrimaryReport, Progress, Report, View, Volume};
-use lockstep_types::{DeviceId, Epoch, Gap, Incarnation, ReplicaId, Sequence, Stamp};
+use lockstep_types::{
+    DeviceId, Epoch, Gap, Incarnation, NodeId, ReplicaId, Sequence, Stamp, VolumeId,
+};
 
 use crate::control::Control;
 use crate::control::heartbeat::{PrimaryBeat, ReplicaBeat};
@@ -18,50 +20,82 @@ pub fn of_cluster(control: &Control) -> View {
     }
 }
 
-/// What is known that concerns a volume.
+/// What is known that concerns a volume. For many, [`Heard`] once.
 pub fn of_volume(control: &Control, volume: &Volume) -> View {
-    let mut view = of_cluster(control);
-    let heartbeats = control.heartbeats();
-    let name = volume.id.to_string();
-    for (id, replica) in &volume.replicas {
-        let text = id.to_string();
-        let beat = heartbeats
-            .get(&replica.node)
-            .and_then(|beat| beat.replicas.iter().find(|beat| beat.replica == text));
-        if let Some(beat) = beat {
-            view.replicas.insert(*id, report(beat));
-        }
-    }
-    let primary = volume
-        .membership
-        .primary
-        .and_then(|node| heartbeats.get(&node));
-    if let Some(beat) = primary.and_then(|beat| beat.primaries.iter().find(|p| p.volume == name)) {
-        view.primary = Some(PrimaryReport {
-            epoch: Epoch(beat.epoch),
-            open: beat.open,
-            waiting: beat.waiting.clone(),
-        });
-        resyncs(volume, beat, &mut view.replicas);
-    }
-    for (id, replica) in &volume.replicas {
-        let failed = heartbeats.get(&replica.node).and_then(|beat| {
-            let device = replica.device.to_string();
-            beat.pools
-                .iter()
-                .find(|pool| pool.device == device)?
-                .failed
-                .clone()
-        });
-        if failed.is_some() {
-            let report = view
+    Heard::of(control).volume(volume)
+}
+
+/// What heartbeats say, read once for any number of volumes: looking through them for each would cost the square.
+#[derive(Debug)]
+pub struct Heard {
+    cluster: View,
+    replicas: BTreeMap<(NodeId, ReplicaId), ReplicaBeat>,
+    primaries: BTreeMap<(NodeId, VolumeId), PrimaryBeat>,
+    /// Pools that serve no more, and why.
+    failed: BTreeMap<(NodeId, DeviceId), String>,
+}
+
+impl Heard {
+    /// As it is now.
+    pub fn of(control: &Control) -> Self {
+        let mut heard = Self {
+            cluster: of_cluster(control),
+            replicas: BTreeMap::new(),
+            primaries: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        };
+        for (node, beat) in control.heartbeats() {
+            // What cannot be read is of a version to come, and says nothing.
+            let replicas = beat
                 .replicas
-                .entry(*id)
-                .or_insert_with(|| blank(volume, *id));
-            report.failed = failed;
+                .into_iter()
+                .filter_map(|replica| Some(((node, replica.replica.parse().ok()?), replica)));
+            heard.replicas.extend(replicas);
+            let primaries = beat
+                .primaries
+                .into_iter()
+                .filter_map(|primary| Some(((node, primary.volume.parse().ok()?), primary)));
+            heard.primaries.extend(primaries);
+            let failed = beat
+                .pools
+                .into_iter()
+                .filter_map(|pool| Some(((node, pool.device.parse().ok()?), pool.failed?)));
+            heard.failed.extend(failed);
         }
+        heard
     }
-    view
+
+    /// What concerns this volume.
+    pub fn volume(&self, volume: &Volume) -> View {
+        let mut view = self.cluster.clone();
+        for (id, replica) in &volume.replicas {
+            if let Some(beat) = self.replicas.get(&(replica.node, *id)) {
+                view.replicas.insert(*id, report(beat));
+            }
+        }
+        let primary = volume
+            .membership
+            .primary
+            .and_then(|node| self.primaries.get(&(node, volume.id)));
+        if let Some(beat) = primary {
+            view.primary = Some(PrimaryReport {
+                epoch: Epoch(beat.epoch),
+                open: beat.open,
+                waiting: beat.waiting.clone(),
+            });
+            resyncs(volume, beat, &mut view.replicas);
+        }
+        for (id, replica) in &volume.replicas {
+            if let Some(why) = self.failed.get(&(replica.node, replica.device)) {
+                let report = view
+                    .replicas
+                    .entry(*id)
+                    .or_insert_with(|| blank(volume, *id));
+                report.failed = Some(why.clone());
+            }
+        }
+        view
+    }
 }
 
 /// Why a pool serves no more, if it does not.

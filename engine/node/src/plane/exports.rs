@@ -6,6 +6,7 @@
 
 mod devices;
 mod requests;
+mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,11 +18,12 @@ use lockstep_nbd::{
     CloseReason, ExportError, ExportInfo, Intent, Limits, Listed, Out, Parts, Session, Tls,
 };
 use lockstep_types::{
-    AttachmentId, BLOCK, BlockRange, EXTENT, Request, RequestError, Response, VolumeId,
+    AttachmentId, BLOCK, BlockRange, EXTENT, Nanos, Request, RequestError, Response, VolumeId,
 };
 
 pub use requests::Gather;
 use requests::{Origin, Requests};
+pub use tally::{BOUNDS, Kind, Tally};
 
 /// What the shell does for an export.
 #[derive(Debug)]
@@ -60,6 +62,17 @@ pub enum Action<K> {
         /// What to do.
         request: Request,
     },
+}
+
+/// What was asked of a volume attached here.
+#[derive(Clone, Debug)]
+pub struct VolumeTally {
+    /// The volume's name.
+    pub name: String,
+    /// What has been answered since it was attached.
+    pub tally: Tally,
+    /// How long the oldest request has waited, in nanoseconds; 0 if none is under way.
+    pub waits: Nanos,
 }
 
 /// A volume attached here.
@@ -129,6 +142,7 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
             blocks: 0,
         };
         self.volumes.insert(volume, attached);
+        self.requests.tallies().begin(volume);
     }
 
     /// The volume is no longer attached here: its NBD sessions end. Devices end when they are taken
@@ -137,6 +151,7 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
         if let Some(attached) = self.volumes.remove(&volume) {
             self.opened.remove(&attached.attachment);
         }
+        self.requests.tallies().end(volume);
         let keys: Vec<K> = self
             .connections
             .iter()
@@ -146,6 +161,29 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
         for key in keys {
             self.drive(key, out, |session, outs| session.shutdown(outs));
         }
+    }
+
+    /// What the clock says: to be told whenever it may have moved on, at least once a turn.
+    pub fn set_time(&mut self, now: Nanos) {
+        self.requests.set_time(now);
+    }
+
+    /// What was asked of each volume attached here.
+    pub fn tallies(&mut self, now: Nanos) -> Vec<VolumeTally> {
+        let names: Vec<_> = self
+            .volumes
+            .iter()
+            .map(|(id, a)| (*id, a.name.clone()))
+            .collect();
+        let tally = |(volume, name): (VolumeId, String)| VolumeTally {
+            name,
+            tally: self.requests.tallies().of(volume),
+            waits: self
+                .requests
+                .oldest(volume)
+                .map_or(0, |since| now.saturating_sub(since)),
+        };
+        names.into_iter().map(tally).collect()
     }
 
     /// Clients that have the volume open by NBD.

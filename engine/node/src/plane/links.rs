@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_logic::io::Input;
@@ -62,6 +63,17 @@ pub struct Links {
     connections: BTreeMap<ConnId, Connection>,
 }
 
+/// The link to a peer, as it is now.
+#[derive(Clone, Debug)]
+pub struct LinkMeasure {
+    /// The other node.
+    pub peer: NodeId,
+    /// It stands.
+    pub up: bool,
+    /// As the kernel has measured it.
+    pub round_trip: Option<Duration>,
+}
+
 struct Peer {
     address: SocketAddr,
     /// The link that stands.
@@ -111,6 +123,16 @@ impl Links {
     /// Whether this is the links' listener.
     pub fn is_listener(&self, listener: ListenerId) -> bool {
         self.listener == listener
+    }
+
+    /// Every peer, and how far away it is.
+    pub fn measure(&self, reactor: &mut Reactor) -> Vec<LinkMeasure> {
+        let measure = |(id, peer): (&NodeId, &Peer)| LinkMeasure {
+            peer: *id,
+            up: peer.link.is_some(),
+            round_trip: peer.link.and_then(|conn| reactor.round_trip(conn)),
+        };
+        self.peers.iter().map(measure).collect()
     }
 
     /// Whether this connection is a link or may become one.

@@ -33,11 +33,12 @@ use lockstep_fuse::{Device, Negotiated};
 use lockstep_logic::Inspection;
 use lockstep_logic::io::{AttachmentState, NodeEvent, ProposalResult, Ticket};
 use lockstep_ring::{Disk, MailSender, Reactor, mailbox};
-use lockstep_types::{AttachmentId, DeviceId, Incarnation, NodeId, ReplicaId, VolumeId};
+use lockstep_types::{AttachmentId, DeviceId, Incarnation, ReplicaId, VolumeId};
 use std::sync::mpsc::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-pub use links::{DataPeer, LinkConfig};
+pub use exports::VolumeTally;
+pub use links::{DataPeer, LinkConfig, LinkMeasure};
 pub use remote::RemoteConfig;
 
 /// Orders waiting for the ring.
@@ -117,12 +118,23 @@ pub enum Order {
     Unserve(AttachmentId),
     /// Look at the node; nothing changes.
     Inspect(oneshot::Sender<Inspection>),
+    /// What it has counted and measured; nothing changes.
+    Measure(oneshot::Sender<Measures>),
     /// What the copies of a volume here hold; nothing changes.
     Copies(VolumeId, oneshot::Sender<Vec<Held>>),
     /// Whether these copies here hold no block; nothing changes.
     Blank(Vec<(ReplicaId, Incarnation)>, oneshot::Sender<bool>),
     /// Stop in order; [`PlaneReport::Stopped`] answers.
     Stop,
+}
+
+/// What the data plane has counted and measured.
+#[derive(Clone, Debug)]
+pub struct Measures {
+    /// Requests of the volumes attached here.
+    pub volumes: Vec<VolumeTally>,
+    /// Links to the other data nodes.
+    pub links: Vec<LinkMeasure>,
 }
 
 /// A FUSE device to be served.
@@ -181,13 +193,6 @@ pub enum PlaneReport {
         attachment: AttachmentId,
         /// For people.
         why: String,
-    },
-    /// A replication link came up or went down.
-    Link {
-        /// The peer.
-        peer: NodeId,
-        /// Which.
-        up: bool,
     },
     /// Something for log, metrics and progress.
     Event(NodeEvent),

@@ -24,7 +24,7 @@ use super::exports::{Action, Exports};
 use super::links::Links;
 use super::remote::Remote;
 use super::socket::Socket;
-use super::{Order, PlaneConfig, PlaneReport, ServeDevice};
+use super::{Measures, Order, PlaneConfig, PlaneReport, ServeDevice};
 
 /// While something waits for a buffer, it is tried again this often.
 const STARVED: Nanos = millis(1);
@@ -149,6 +149,7 @@ impl DataPlane {
         while !self.stopped {
             self.links.dial(boottime(), reactor);
             reactor.turn(self.deadline(), &mut events);
+            self.exports.set_time(boottime());
             for event in events.drain(..) {
                 self.on_event(event, reactor, orders);
             }
@@ -305,6 +306,13 @@ impl DataPlane {
                 let _ = asker.send(self.node.inspect(boottime()));
                 return;
             }
+            Order::Measure(asker) => {
+                let _ = asker.send(Measures {
+                    volumes: self.exports.tallies(boottime()),
+                    links: self.links.measure(reactor),
+                });
+                return;
+            }
             Order::Copies(volume, asker) => {
                 let _ = asker.send(self.node.held_copies(volume));
                 return;
@@ -332,10 +340,6 @@ impl DataPlane {
                 }
                 continue;
             };
-            if let Input::LinkUp { peer, .. } | Input::LinkDown { peer } = input {
-                let up = matches!(input, Input::LinkUp { .. });
-                self.report(PlaneReport::Link { peer, up });
-            }
             let mut outputs = std::mem::take(&mut self.outputs);
             self.node.take(boottime(), input, &mut outputs);
             self.uncommitted = true;

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use io_uring::{opcode, types};
@@ -144,6 +145,11 @@ impl Reactor {
     pub fn unsent(&mut self, conn: ConnId) -> usize {
         self.connection(conn)
             .map_or(0, |connection| connection.outbound.pending())
+    }
+
+    /// The round trip that the kernel has measured on a TCP connection; none on another, or one that is gone.
+    pub fn round_trip(&mut self, conn: ConnId) -> Option<Duration> {
+        self.connection(conn)?.round_trip()
     }
 
     /// Stops (`true`) or resumes receiving on a connection: back-pressure towards the peer.

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use lockstep_frontend::{Answer, Done, InFlight, IoError, Join, Op, Payload, Piece, pieces};
 use lockstep_logic::io::{AttachmentState, Tag};
 use lockstep_types::{
-    AttachmentId, Request, RequestError, RequestOp, Response, VolumeId, checksum_blocks,
+    AttachmentId, Nanos, Request, RequestError, RequestOp, Response, VolumeId, checksum_blocks,
 };
 
 use super::Action;
+use super::tally::{Begun, Kind, Tallies};
 
 /// Gives a payload's bytes in one buffer fit for direct I/O; `None`: no buffer is free now.
 pub trait Gather {
@@ -32,6 +33,7 @@ struct Whole<K> {
     client: K,
     tag: u64,
     join: Join,
+    begun: Begun,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +55,7 @@ enum Held<K> {
     Flush {
         origin: Origin<K>,
         tag: u64,
+        since: Nanos,
     },
 }
 
@@ -64,6 +67,9 @@ pub(super) struct Requests<K, G> {
     free_wholes: Vec<u32>,
     pieces: InFlight<PieceOf>,
     held: VecDeque<Held<K>>,
+    tallies: Tallies,
+    /// As of this turn of the loop.
+    now: Nanos,
     /// Answers not yet given to their sessions: a session that gets one may come up with the next
     /// request, which is answered in turn, and not one inside the other.
     answers: VecDeque<(K, u64, Answer)>,
@@ -77,8 +83,33 @@ impl<K: Copy, G: Gather> Requests<K, G> {
             free_wholes: Vec::new(),
             pieces: InFlight::default(),
             held: VecDeque::new(),
+            tallies: Tallies::default(),
+            now: 0,
             answers: VecDeque::new(),
         }
+    }
+
+    /// What the clock says: requests are timed by it.
+    pub(super) fn set_time(&mut self, now: Nanos) {
+        self.now = now;
+    }
+
+    pub(super) fn tallies(&mut self) -> &mut Tallies {
+        &mut self.tallies
+    }
+
+    /// When the request of this volume began that has waited longest; none if none is under way.
+    pub(super) fn oldest(&self, volume: VolumeId) -> Option<Nanos> {
+        let wholes = self.wholes.iter().flatten().map(|whole| whole.begun);
+        let flushes = self.held.iter().filter_map(|held| match held {
+            Held::Flush { origin, since, .. } => Some((origin.volume, *since)),
+            Held::Piece { .. } => None,
+        });
+        wholes
+            .map(|begun| (begun.volume, begun.at))
+            .chain(flushes)
+            .filter_map(|(of, at)| (of == volume).then_some(at))
+            .min()
     }
 
     /// Requests put to the node and not answered.
@@ -112,6 +143,12 @@ impl<K: Copy, G: Gather> Requests<K, G> {
             client,
             tag: request.tag,
             join: Join::new(request),
+            begun: Begun {
+                volume,
+                kind: Kind::of(request.op).expect("these move data"),
+                bytes: request.length.into(),
+                at: self.now,
+            },
         });
         for piece in pieces(request) {
             let tag = self.pieces.insert(PieceOf {
@@ -178,13 +215,30 @@ impl<K: Copy, G: Gather> Requests<K, G> {
     /// the volume is suspended, and fails with its attachment (R12). `state` is that of the
     /// attachment the flush came through; none if it is not published here.
     pub(super) fn flush(&mut self, origin: Origin<K>, tag: u64, state: Option<AttachmentState>) {
+        self.flush_since(origin, tag, self.now, state);
+    }
+
+    fn flush_since(
+        &mut self,
+        origin: Origin<K>,
+        tag: u64,
+        since: Nanos,
+        state: Option<AttachmentState>,
+    ) {
         let answer = match state {
             Some(AttachmentState::Open { .. }) => Ok(Done::Plain),
             Some(AttachmentState::Suspended) => {
-                return self.held.push_back(Held::Flush { origin, tag });
+                return self.held.push_back(Held::Flush { origin, tag, since });
             }
             Some(AttachmentState::Fenced) | None => Err(IoError::Io),
         };
+        let begun = Begun {
+            volume: origin.volume,
+            kind: Kind::Flush,
+            bytes: 0,
+            at: since,
+        };
+        self.tallies.answered(begun, answer.is_ok(), self.now);
         self.answer(origin.client, tag, answer);
     }
 
@@ -200,6 +254,7 @@ impl<K: Copy, G: Gather> Requests<K, G> {
         };
         let done = slot.take().expect("it was just there");
         self.free_wholes.push(whole);
+        self.tallies.answered(done.begun, answer.is_ok(), self.now);
         self.answer(done.client, done.tag, answer);
     }
 
@@ -236,9 +291,9 @@ impl<K: Copy, G: Gather> Requests<K, G> {
                         return;
                     }
                 },
-                Held::Flush { origin, tag } => {
+                Held::Flush { origin, tag, since } => {
                     let state = state(origin.volume, origin.attachment);
-                    self.flush(origin, tag, state);
+                    self.flush_since(origin, tag, since, state);
                 }
             }
         }
