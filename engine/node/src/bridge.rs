@@ -186,6 +186,13 @@ impl Bridge {
         inspection.replicas.into_iter().map(beat).collect()
     }
 
+    /// The nodes that the data plane reaches; none while it is busy or gone.
+    pub async fn peers(&self) -> Option<Vec<NodeId>> {
+        let (asker, answer) = oneshot::channel();
+        self.inner.plane.order(Order::Reachable(asker)).await;
+        tokio::time::timeout(INSPECT, answer).await.ok()?.ok()
+    }
+
     /// What the copies of a volume here hold; none while the data plane is busy or gone.
     pub async fn held_copies(&self, volume: VolumeId) -> Option<Vec<Held>> {
         let (asker, answer) = oneshot::channel();

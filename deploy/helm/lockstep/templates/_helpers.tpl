@@ -67,3 +67,33 @@ readinessProbe:
   httpGet: {path: /readyz, port: {{ .Values.node.ports.metrics }}}
   periodSeconds: 5
 {{- end }}
+
+{{/* Pods that ask the daemon of their own node, on different ones, in different sites if that can be: root, component. */}}
+{{- define "lockstep.besideDaemons" -}}
+{{- $root := index . 0 -}}
+# Kubelet sets this label when the node has joined the cluster and the driver runs there: the founder is the first.
+nodeAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms:
+      - matchExpressions: [{key: topology.lockstep.dev/node, operator: Exists}]
+# The first would all be on the founder otherwise, before there is another node, and stay there.
+podAntiAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    - topologyKey: kubernetes.io/hostname
+      labelSelector:
+        matchLabels: {{- include "lockstep.selector" $root | nindent 10 }}
+          app.kubernetes.io/component: {{ index . 1 }}
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: topology.lockstep.dev/site
+        labelSelector:
+          matchLabels: {{- include "lockstep.selector" $root | nindent 12 }}
+            app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* Tolerations of pods that leave a dead node soon. */}}
+{{- define "lockstep.goesSoon" -}}
+- {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 10}
+- {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 10}
+{{- end }}

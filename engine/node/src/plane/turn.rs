@@ -305,6 +305,10 @@ impl DataPlane {
                 let _ = asker.send(self.node.inspect(boottime()));
                 return;
             }
+            Order::Reachable(asker) => {
+                let _ = asker.send(self.node.reachable().collect());
+                return;
+            }
             Order::Copies(volume, asker) => {
                 let _ = asker.send(self.node.held_copies(volume));
                 return;

@@ -1,0 +1,198 @@
+//! The health monitor: asks who is heard, looks at nodes that are not, and does what [`lockstep_evict`] says.
+//!
+//! | job | module |
+//! |---|---|
+//! | who is heard, what Lockstep says of a node | [`lockstep`] |
+//! | what Kubernetes says of it | [`scene`], [`uses`] |
+//! | doing it | [`act`] |
+
+pub mod act;
+pub mod lockstep;
+pub mod scene;
+pub mod uses;
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use kube::Client;
+use lockstep_csi::daemon::Daemon;
+use lockstep_evict::monitor::{Graces, Input, Monitor, Output};
+use lockstep_evict::plan::{Kept, kept};
+use lockstep_evict::scene::Scene;
+use lockstep_types::Nanos;
+
+/// How often it is asked who is heard.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The same while a node is silent.
+const BUSY: Duration = Duration::from_millis(300);
+/// How long it may take to look at a node, or to do one thing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often nodes with our taint are looked for.
+const TAINTS: Duration = Duration::from_secs(5);
+
+/// Whom it asks.
+#[derive(Clone)]
+pub struct World {
+    /// Lockstep, at one node.
+    pub daemon: Daemon,
+    /// The API server.
+    pub client: Client,
+    /// The namespace of the daemons' pods, if they are pods.
+    pub daemon_pods: Option<String>,
+}
+
+/// Watches for as long as it is polled.
+pub async fn watch(world: World, graces: Graces) {
+    let mut watch = Watch {
+        world,
+        monitor: Monitor::new(graces),
+        start: Instant::now(),
+        said: String::new(),
+        taints: None,
+    };
+    loop {
+        let begun = Instant::now();
+        watch.round().await;
+        let period = match watch.monitor.is_busy() {
+            true => BUSY,
+            false => PERIOD,
+        };
+        tokio::time::sleep(period.saturating_sub(begun.elapsed())).await;
+    }
+}
+
+struct Watch {
+    world: World,
+    monitor: Monitor,
+    start: Instant,
+    /// What went wrong last: said once.
+    said: String,
+    /// When nodes with our taint were looked for.
+    taints: Option<Instant>,
+}
+
+impl Watch {
+    fn now(&self) -> Nanos {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn tell(&mut self, input: Input) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        self.monitor.step(self.now(), input, &mut outputs);
+        outputs
+    }
+
+    async fn round(&mut self) {
+        let asked = self.now();
+        let life = match within(lockstep::life(&self.world.daemon)).await {
+            Ok(life) => life,
+            Err(error) => return self.complain(&error),
+        };
+        self.said.clear();
+        let outputs = self.tell(Input::Life { asked, life });
+        self.carry_out(outputs).await;
+        if self.taints.is_none_or(|at| at.elapsed() > TAINTS) {
+            self.look_for_taints().await;
+        }
+    }
+
+    /// Batches of different nodes, and looks at them, at the same time.
+    async fn carry_out(&mut self, outputs: Vec<Output>) {
+        let asked = self.now();
+        let world = &self.world;
+        let (mut acts, mut looks) = (Vec::new(), Vec::new());
+        for output in outputs {
+            match output {
+                Output::Act { node, actions } => acts.push(async move {
+                    act::all(world, &node, &actions).await;
+                    node
+                }),
+                Output::Look { node } => looks.push(async move {
+                    let scene = within(scene::read(world, &node)).await;
+                    (node, scene)
+                }),
+                Output::Untaint { machine } => act::untaint(world, &machine).await,
+                Output::Silent { node } => {
+                    tracing::warn!(node, "nobody hears the node");
+                }
+                Output::Back { node, after } => {
+                    let seconds = Duration::from_nanos(after).as_secs_f32();
+                    tracing::info!(node, seconds, "the node is heard again");
+                }
+            }
+        }
+        let (done, seen) = tokio::join!(join_all(acts), join_all(looks));
+        for node in done {
+            self.tell(Input::Done { node });
+        }
+        for (node, scene) in seen {
+            match scene {
+                Ok(scene) => {
+                    explain_kept(&scene);
+                    self.tell(Input::Scene { asked, scene });
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        node,
+                        error = format!("{error:#}"),
+                        "the silent node cannot be looked at; again soon"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn look_for_taints(&mut self) {
+        match within(scene::tainted(&self.world.client)).await {
+            Ok(machines) => {
+                self.taints = Some(Instant::now());
+                let outputs = self.tell(Input::Tainted { machines });
+                self.carry_out(outputs).await;
+            }
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    /// Once for each thing that goes wrong, not every time that it does.
+    fn complain(&mut self, error: &anyhow::Error) {
+        let words = format!("{error:#}");
+        if words != self.said {
+            tracing::warn!(error = %words, "nodes are not watched over; again soon");
+            self.said = words;
+        }
+    }
+}
+
+/// Why pods stay where they are.
+fn explain_kept(scene: &Scene) {
+    for (uid, why) in kept(scene) {
+        let pod = scene.pods.iter().find(|it| it.uid == uid);
+        let Some(pod) = pod else { continue };
+        let why = match why {
+            Kept::HasNoOtherPlace => "it is a DaemonSet's or the node's own",
+            Kept::Bare => {
+                "nobody would make it again: the annotation lockstep.dev/evict: \"true\" lets it be deleted"
+            }
+            Kept::ForeignVolume => {
+                "it has a ReadWriteOnce volume of another driver, which is not fenced"
+            }
+            Kept::Shares => "it shares a volume with a pod that stays",
+        };
+        tracing::debug!(
+            node = scene.node,
+            namespace = pod.namespace,
+            pod = pod.name,
+            why,
+            "the pod stays"
+        );
+    }
+}
+
+async fn within<T, E: Into<anyhow::Error>>(
+    asked: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T> {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => anyhow::bail!("no answer in {PATIENCE:?}"),
+    }
+}
