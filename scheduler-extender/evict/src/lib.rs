@@ -5,6 +5,7 @@
 //! | who is heard by whom: when a node counts as silent | [`evidence`] |
 //! | what Kubernetes and Lockstep say of one silent node | [`scene`] |
 //! | what is to be done there next, and what never is | [`plan`](mod@plan) |
+//! | which daemon is upgraded next | [`rollout`] |
 //! | when: graces, rechecks, one batch at a time | [`monitor`] |
 //!
 //! [`monitor::Monitor::step`] takes what was heard and says what is to be asked and done. Everything that it does follows
@@ -14,4 +15,5 @@
 pub mod evidence;
 pub mod monitor;
 pub mod plan;
+pub mod rollout;
 pub mod scene;

@@ -35,6 +35,10 @@ struct Arguments {
     /// The namespace of the daemons' pods, if they are pods: one that is being replaced is waited for
     #[arg(long, value_name = "NAMESPACE")]
     daemon_pods: Option<String>,
+    /// With --daemon-pods: replace these pods one by one when their DaemonSet has a newer revision, each when all copies
+    /// are certified again
+    #[arg(long, requires = "daemon_pods")]
+    roll_out: bool,
     /// For how long a node may be silent, kubelet and all, before its pods are moved
     #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     grace: u64,
@@ -61,6 +65,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         daemon,
         client,
         daemon_pods: arguments.daemon_pods,
+        rolls_out: arguments.roll_out,
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "watching over nodes");
     tokio::select! {

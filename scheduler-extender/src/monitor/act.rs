@@ -46,7 +46,7 @@ async fn one(world: &World, node: &str, action: &Action) -> anyhow::Result<()> {
             namespace,
             name,
             uid,
-        } => delete(client, namespace, name, uid).await,
+        } => delete(client, namespace, name, uid, Some(0)).await,
         Action::Forget { machine, volumes } => forget(client, machine, volumes).await,
         Action::Unpublish { name } => {
             let all: Api<VolumeAttachment> = Api::all(client.clone());
@@ -116,10 +116,20 @@ async fn set_taints(nodes: &Api<Node>, node: &Node, taints: &[Value]) -> anyhow:
     patched.map(drop).context("setting its taints")
 }
 
-async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> anyhow::Result<()> {
+/// Deletes this pod and no other of that name, within so many seconds, or as long as it asks for.
+///
+/// # Errors
+/// The API server's.
+pub async fn delete(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    grace: Option<u32>,
+) -> anyhow::Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let this = DeleteParams {
-        grace_period_seconds: Some(0),
+        grace_period_seconds: grace,
         preconditions: Some(Preconditions {
             uid: Some(uid.to_owned()),
             resource_version: None,

@@ -5,9 +5,11 @@
 //! | who is heard, what Lockstep says of a node | [`lockstep`] |
 //! | what Kubernetes says of it | [`scene`], [`uses`] |
 //! | doing it | [`act`] |
+//! | replacing daemons after an upgrade | [`rollout`] |
 
 pub mod act;
 pub mod lockstep;
+pub mod rollout;
 pub mod scene;
 pub mod uses;
 
@@ -27,8 +29,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(300);
 /// How long it may take to look at a node, or to do one thing.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often nodes with our taint are looked for.
-const TAINTS: Duration = Duration::from_secs(5);
+/// How often it is looked for nodes with our taint, and for daemons that can be replaced.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Whom it asks.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub struct World {
     pub client: Client,
     /// The namespace of the daemons' pods, if they are pods.
     pub daemon_pods: Option<String>,
+    /// Daemons' pods are replaced when there is a newer revision of them.
+    pub rolls_out: bool,
 }
 
 /// Watches for as long as it is polled.
@@ -48,7 +52,7 @@ pub async fn watch(world: World, graces: Graces) {
         monitor: Monitor::new(graces),
         start: Instant::now(),
         said: String::new(),
-        taints: None,
+        upkept: None,
     };
     loop {
         let begun = Instant::now();
@@ -67,8 +71,8 @@ struct Watch {
     start: Instant,
     /// What went wrong last: said once.
     said: String,
-    /// When nodes with our taint were looked for.
-    taints: Option<Instant>,
+    /// When what is less urgent was looked for.
+    upkept: Option<Instant>,
 }
 
 impl Watch {
@@ -88,11 +92,15 @@ impl Watch {
             Ok(life) => life,
             Err(error) => return self.complain(&error),
         };
-        self.said.clear();
+        let acts = life.acts();
         let outputs = self.tell(Input::Life { asked, life });
         self.carry_out(outputs).await;
-        if self.taints.is_none_or(|at| at.elapsed() > TAINTS) {
-            self.look_for_taints().await;
+        if acts && self.upkept.is_none_or(|at| at.elapsed() > UPKEEP) {
+            self.upkept = Some(Instant::now());
+            match self.upkeep().await {
+                Ok(()) => self.said.clear(),
+                Err(error) => self.complain(&error),
+            }
         }
     }
 
@@ -142,14 +150,16 @@ impl Watch {
         }
     }
 
-    async fn look_for_taints(&mut self) {
-        match within(scene::tainted(&self.world.client)).await {
-            Ok(machines) => {
-                self.taints = Some(Instant::now());
-                let outputs = self.tell(Input::Tainted { machines });
-                self.carry_out(outputs).await;
+    /// What one of the monitors does when nothing presses.
+    async fn upkeep(&mut self) -> anyhow::Result<()> {
+        let machines = within(scene::tainted(&self.world.client)).await?;
+        let outputs = self.tell(Input::Tainted { machines });
+        self.carry_out(outputs).await;
+        match &self.world.daemon_pods {
+            Some(namespace) if self.world.rolls_out && !self.monitor.is_busy() => {
+                within(rollout::step(&self.world, namespace)).await
             }
-            Err(error) => self.complain(&error),
+            _ => Ok(()),
         }
     }
 
@@ -157,7 +167,7 @@ impl Watch {
     fn complain(&mut self, error: &anyhow::Error) {
         let words = format!("{error:#}");
         if words != self.said {
-            tracing::warn!(error = %words, "nodes are not watched over; again soon");
+            tracing::warn!(error = %words, "nodes are not watched over as they should be; again soon");
             self.said = words;
         }
     }

@@ -23,7 +23,7 @@ const LEASES: &str = "kube-node-lease";
 /// How a node's status calls a volume of ours that is in use, before its handle.
 pub const IN_USE: &str = "kubernetes.io/csi/csi.lockstep.dev^";
 /// The label of our daemons' pods.
-const DAEMON: &str = "lockstep.dev/role";
+pub const DAEMON: &str = "lockstep.dev/role";
 /// The daemon's container in them.
 const CONTAINER: &str = "daemon";
 /// Objects in one answer.
@@ -195,7 +195,11 @@ fn owner(pod: &v1::Pod) -> Owner {
     }
 }
 
-async fn pages<K>(api: &Api<K>, params: ListParams) -> anyhow::Result<Vec<K>>
+/// All of a kind, page by page.
+///
+/// # Errors
+/// The API server does not answer.
+pub async fn pages<K>(api: &Api<K>, params: ListParams) -> anyhow::Result<Vec<K>>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
     K: kube::Resource<DynamicType = ()>,
