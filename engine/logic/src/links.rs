@@ -43,12 +43,6 @@ impl Node {
         node == self.me || self.links.get(&node).is_some_and(|link| link.up)
     }
 
-    /// Peers with a link that stands: what any primary there asks of this node still arrives.
-    pub fn reachable(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let up = self.links.iter().filter(|(_, link)| link.up);
-        up.map(|(node, _)| *node)
-    }
-
     /// Whether nothing has been heard of a node for longer than any lease. One that was not seen since
     /// this process started is given as long as a member that is sealed (R9).
     pub(crate) fn is_silent(&self, node: NodeId) -> bool {

@@ -186,10 +186,10 @@ impl Bridge {
         inspection.replicas.into_iter().map(beat).collect()
     }
 
-    /// The nodes that the data plane reaches; none while it is busy or gone.
+    /// The nodes that the data plane hears; none while it is busy or gone.
     pub async fn peers(&self) -> Option<Vec<NodeId>> {
         let (asker, answer) = oneshot::channel();
-        self.inner.plane.order(Order::Reachable(asker)).await;
+        self.inner.plane.order(Order::Heard(asker)).await;
         tokio::time::timeout(INSPECT, answer).await.ok()?.ok()
     }
 

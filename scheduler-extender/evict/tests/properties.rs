@@ -111,7 +111,7 @@ fn life(asked: &str, deaf: &BTreeSet<&str>, cordoned: &BTreeSet<&str>, quorum: b
 
 fn our_volumes(pod: &Pod) -> Vec<&String> {
     let ours = |it| match it {
-        &Use::Ours(ref volume) => Some(volume),
+        Use::Ours(volume) => Some(volume),
         Use::Exclusive | Use::Shared => None,
     };
     pod.uses.iter().filter_map(ours).collect()

@@ -13,6 +13,7 @@ pub mod rollout;
 pub mod scene;
 pub mod uses;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -53,6 +54,7 @@ pub async fn watch(world: World, graces: Graces) {
         start: Instant::now(),
         said: String::new(),
         upkept: None,
+        told: BTreeSet::new(),
     };
     loop {
         let begun = Instant::now();
@@ -73,6 +75,8 @@ struct Watch {
     said: String,
     /// When what is less urgent was looked for.
     upkept: Option<Instant>,
+    /// Pods of which it was said that they stay.
+    told: BTreeSet<String>,
 }
 
 impl Watch {
@@ -93,6 +97,9 @@ impl Watch {
             Err(error) => return self.complain(&error),
         };
         let acts = life.acts();
+        if !self.monitor.is_busy() {
+            self.told.clear();
+        }
         let outputs = self.tell(Input::Life { asked, life });
         self.carry_out(outputs).await;
         if acts && self.upkept.is_none_or(|at| at.elapsed() > UPKEEP) {
@@ -136,7 +143,7 @@ impl Watch {
         for (node, scene) in seen {
             match scene {
                 Ok(scene) => {
-                    explain_kept(&scene);
+                    self.explain_kept(&scene);
                     self.tell(Input::Scene { asked, scene });
                 }
                 Err(error) => {
@@ -171,30 +178,31 @@ impl Watch {
             self.said = words;
         }
     }
+
+    /// Says once why a pod stays where it is.
+    fn explain_kept(&mut self, scene: &Scene) {
+        for (uid, why) in kept(scene) {
+            let pod = scene.pods.iter().find(|it| it.uid == uid);
+            let Some(pod) = pod.filter(|_| self.told.insert(uid.to_owned())) else {
+                continue;
+            };
+            let (node, namespace, pod) = (&scene.node, &pod.namespace, &pod.name);
+            let why = words(why);
+            tracing::info!(node, namespace, pod, why, "the pod stays on the node");
+        }
+    }
 }
 
-/// Why pods stay where they are.
-fn explain_kept(scene: &Scene) {
-    for (uid, why) in kept(scene) {
-        let pod = scene.pods.iter().find(|it| it.uid == uid);
-        let Some(pod) = pod else { continue };
-        let why = match why {
-            Kept::HasNoOtherPlace => "it is a DaemonSet's or the node's own",
-            Kept::Bare => {
-                "nobody would make it again: the annotation lockstep.dev/evict: \"true\" lets it be deleted"
-            }
-            Kept::ForeignVolume => {
-                "it has a ReadWriteOnce volume of another driver, which is not fenced"
-            }
-            Kept::Shares => "it shares a volume with a pod that stays",
-        };
-        tracing::debug!(
-            node = scene.node,
-            namespace = pod.namespace,
-            pod = pod.name,
-            why,
-            "the pod stays"
-        );
+const fn words(why: Kept) -> &'static str {
+    match why {
+        Kept::HasNoOtherPlace => "it is a DaemonSet's or the node's own",
+        Kept::Bare => {
+            "nobody would make it again; the annotation lockstep.dev/evict: \"true\" lets it be deleted"
+        }
+        Kept::ForeignVolume => {
+            "it has a ReadWriteOnce volume of another driver, which is not fenced"
+        }
+        Kept::Shares => "it shares a volume with a pod that stays",
     }
 }
 

@@ -306,7 +306,7 @@ impl Control {
     }
 
     /// Tells every node what this one has to say, and notes it here too. `peers` are those that its data plane
-    /// reaches; while that does not say, nothing is told of whom it hears.
+    /// hears; while that does not say, nothing is told of whom it hears.
     pub fn beat(&self, mut heartbeat: Heartbeat, peers: Option<Vec<NodeId>>) {
         heartbeat.raft_id = self.raft_id();
         heartbeat.generation = self.generation();

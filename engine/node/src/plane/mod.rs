@@ -117,8 +117,8 @@ pub enum Order {
     Unserve(AttachmentId),
     /// Look at the node; nothing changes.
     Inspect(oneshot::Sender<Inspection>),
-    /// Which peers can be reached; nothing changes.
-    Reachable(oneshot::Sender<Vec<NodeId>>),
+    /// Which peers have said something of late; nothing changes.
+    Heard(oneshot::Sender<Vec<NodeId>>),
     /// What the copies of a volume here hold; nothing changes.
     Copies(VolumeId, oneshot::Sender<Vec<Held>>),
     /// Whether these copies here hold no block; nothing changes.

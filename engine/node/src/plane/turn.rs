@@ -305,8 +305,8 @@ impl DataPlane {
                 let _ = asker.send(self.node.inspect(boottime()));
                 return;
             }
-            Order::Reachable(asker) => {
-                let _ = asker.send(self.node.reachable().collect());
+            Order::Heard(asker) => {
+                let _ = asker.send(self.links.heard(boottime()));
                 return;
             }
             Order::Copies(volume, asker) => {

@@ -5,7 +5,7 @@ wrong_values_are_refused() {
     local chart=$here/../../../deploy/helm/lockstep
     "$programs/helm" template lockstep "$chart" --set cluster.founder=a1 >"$work/rendered.yaml"
     # What the API server would say to it, without anything being made.
-    kube create --dry-run=server --namespace default -f "$work/rendered.yaml" -o name >/dev/null 2>"$work/refused" ||
+    kube create --dry-run=server -f "$work/rendered.yaml" -o name >/dev/null 2>"$work/refused" ||
         ! grep -v 'already exists' "$work/refused" || fail "the chart's objects are refused" "$(cat "$work/refused")"
     refuses 'cluster.founder is not set' cluster.name=x
     refuses 'storageClasses' cluster.founder=a1 'storageClasses[0].name=x' 'storageClasses[0].parameters.replica=3'

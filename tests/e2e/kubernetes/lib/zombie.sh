@@ -6,7 +6,8 @@
 processes_named() { # node, program
     local pid
     processes_of "$(node_group "$1")" | while read -r pid; do
-        [[ $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) != *"$2"* ]] || echo "$pid"
+        # It may have ended meanwhile.
+        [[ $({ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null) != *"$2"* ]] || echo "$pid"
     done
 }
 
