@@ -11,20 +11,26 @@
 //! | heard from Kubernetes | [`kubernetes`], [`objects`], [`quantity`] |
 //! | heard from Lockstep | [`poll`] |
 //! | telling the scheduler that a refusal has lapsed | [`touch`] |
+//! | the health monitor, a program of its own | [`monitor`] |
+//! | what both programs begin with | [`start`] |
 //! | HTTPS, certificates | [`server`], [`tls`] |
+//! | certificates made in the cluster | [`issue`] |
 //! | what is counted | [`measure`] |
 //!
-//! The verdicts themselves are [`lockstep_verdict`]'s.
+//! The verdicts themselves are [`lockstep_verdict`]'s, what is done about dead nodes [`lockstep_evict`]'s.
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod issue;
 pub mod kubernetes;
 pub mod measure;
+pub mod monitor;
 pub mod objects;
 pub mod poll;
 pub mod quantity;
 pub mod routes;
 pub mod server;
+pub mod start;
 pub mod state;
 pub mod tls;
 pub mod touch;

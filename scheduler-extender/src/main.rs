@@ -8,15 +8,15 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Parser;
 use kube::Client;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use lockstep_csi::process::told_to_end;
-use lockstep_csi::targets::{follow_node, targets};
+use lockstep_csi::targets::targets;
 use lockstep_net::Certificates;
+use lockstep_scheduler_extender::issue::Issue;
 use lockstep_scheduler_extender::routes::{self, Answers};
 use lockstep_scheduler_extender::server::serve;
 use lockstep_scheduler_extender::state::State;
 use lockstep_scheduler_extender::tls::{Clients, Tls};
-use lockstep_scheduler_extender::{kubernetes, measure, poll, touch};
+use lockstep_scheduler_extender::{kubernetes, measure, poll, start, touch};
 use tokio::net::TcpListener;
 
 /// Tells kube-scheduler on which nodes pods with Lockstep volumes can run, and where they run best.
@@ -36,6 +36,19 @@ struct Arguments {
     /// A folder with ca.crt, tls.crt and tls.key; read again when they change
     #[arg(long, value_name = "DIR")]
     tls: PathBuf,
+    /// A Secret that is there, and empty at first: a CA is kept in it, and --tls is filled with certificates of it, made
+    /// anew every day
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    issue: Option<String>,
+    /// With --issue: end when the certificates are there
+    #[arg(long, requires = "issue")]
+    issue_only: bool,
+    /// With --issue: the name under which the API server asks
+    #[arg(long, value_name = "HOST", requires = "issue")]
+    service: Option<String>,
+    /// With --issue: the MutatingWebhookConfiguration that is told of the CA
+    #[arg(long, value_name = "NAME", requires = "issue")]
+    webhook_configuration: Option<String>,
     /// A file with the token that lets a reader of metrics in at --webhook-listen
     #[arg(long, value_name = "FILE")]
     metrics_token: Option<PathBuf>,
@@ -56,30 +69,21 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok()
-        .context("two providers of cryptography in one process")?;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(run(arguments))
+    start::run(run(Arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let client = start::client(arguments.kubeconfig.as_deref()).await?;
+    let issue = issue(&arguments, &client)?;
+    if let Some(issue) = &issue {
+        issue.once().await?;
+        if arguments.issue_only {
+            return Ok(());
+        }
+    }
     let tls = Arc::new(Tls::open(&arguments.tls)?);
     let metrics = measure::install()?;
     let token = arguments.metrics_token.as_deref().map(token).transpose()?;
-    let client = client(arguments.kubeconfig.as_deref()).await?;
     let shown = arguments.certs.as_deref().map(Certificates::open);
     let shown = shown.transpose()?;
     let daemons = targets(&arguments.daemons, shown.as_ref())?;
@@ -114,10 +118,34 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         () = poll::hear(daemons, state.clone()) => {}
         () = touch::tell(client, state) => {}
         () = tls.follow() => {}
-        () = following(shown) => {}
+        () = keeping(issue) => {}
+        () = start::following(shown) => {}
         () = told_to_end() => {}
     }
     Ok(())
+}
+
+fn issue(arguments: &Arguments, client: &Client) -> anyhow::Result<Option<Issue>> {
+    let Some(secret) = &arguments.issue else {
+        return Ok(None);
+    };
+    let (namespace, name) = secret
+        .split_once('/')
+        .with_context(|| format!("--issue {secret}: give NAMESPACE/NAME of a Secret"))?;
+    Ok(Some(Issue {
+        client: client.clone(),
+        secret: (namespace.into(), name.into()),
+        service: arguments.service.clone(),
+        webhook: arguments.webhook_configuration.clone(),
+        directory: arguments.tls.clone(),
+    }))
+}
+
+async fn keeping(issue: Option<Issue>) {
+    match issue {
+        Some(issue) => issue.keep().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -131,26 +159,5 @@ fn token(file: &Path) -> anyhow::Result<Arc<str>> {
     match text.trim() {
         "" => bail!("--metrics-token {}: it is empty", file.display()),
         token => Ok(token.into()),
-    }
-}
-
-async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let config = match kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(path);
-            let read = read.with_context(|| format!("--kubeconfig {}", path.display()))?;
-            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
-        }
-        None => Config::incluster().context(
-            "this is no pod of Kubernetes: --kubeconfig is needed to ask the API server",
-        )?,
-    };
-    Ok(Client::try_from(config)?)
-}
-
-async fn following(shown: Option<Arc<Certificates>>) {
-    match shown {
-        Some(certificates) => follow_node(certificates).await,
-        None => std::future::pending().await,
     }
 }

@@ -18,7 +18,7 @@ pub const NODE_LABEL: &str = "topology.lockstep.dev/node";
 /// The annotation of the class that claims without one get.
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 /// Access modes that keep a volume on one node.
-const ON_ONE_NODE: [&str; 2] = ["ReadWriteOnce", "ReadWriteOncePod"];
+pub const ON_ONE_NODE: [&str; 2] = ["ReadWriteOnce", "ReadWriteOncePod"];
 
 /// A node.
 pub fn machine(node: &v1::Node) -> Machine {
@@ -53,7 +53,7 @@ pub fn pod(pod: &v1::Pod) -> Pod {
 }
 
 /// Names of a pod's claims: those that it names, and those that are made for it, which are called after both.
-fn claims_of(pod: &v1::Pod) -> Vec<String> {
+pub fn claims_of(pod: &v1::Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|it| it.volumes.iter()).flatten();
     let claim = |volume: &v1::Volume| {
         if let Some(claim) = &volume.persistent_volume_claim {

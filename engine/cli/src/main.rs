@@ -8,6 +8,7 @@ mod connect;
 mod daemon;
 mod demo;
 mod down;
+mod drain;
 mod events;
 mod explain;
 mod interrupt;

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::arguments;
 use crate::connect::{ConnectArgs, block_on, words};
+use crate::drain::{DrainArgs, drain};
 use crate::output::{Output, Row, yes};
 
 /// `lockstep node …`.
@@ -72,6 +73,22 @@ Examples:
         /// Its name or id
         #[arg(value_parser = arguments::node)]
         node: String,
+    },
+    /// Prepare a node for being switched off: nothing new, and wait until nothing needs it
+    #[command(after_help = "\
+Examples:
+  lockstep node drain a1
+  lockstep node drain a1 --check -o json
+
+In the way are: volumes attached there, a last certified copy, under rpo 'strict' the last one of a site, and
+votes without which no majority is left. Copies stay where they are, and catch up when the node is back. The
+health monitor leaves a cordoned node alone. Afterwards: 'lockstep node uncordon a1'.")]
+    Drain {
+        /// Its name or id
+        #[arg(value_parser = arguments::node)]
+        node: String,
+        #[command(flatten)]
+        args: DrainArgs,
     },
     /// Remove a node: its copies are moved off, its vote is taken over, its certificate is barred
     #[command(after_help = "\
@@ -274,6 +291,11 @@ pub fn run(command: NodeCommand, connect: &ConnectArgs, output: &Output) -> anyh
         NodeCommand::Show { node } => block_on(show::show(connect, output, node)),
         NodeCommand::Cordon { node } => block_on(cordon(connect, output, node, true)),
         NodeCommand::Uncordon { node } => block_on(cordon(connect, output, node, false)),
+        NodeCommand::Drain { node, args } => block_on(async {
+            let client = connect.connect().await?;
+            let node = remove::find(&client, &node).await?;
+            drain(vec![node], &args, &client, output).await
+        }),
         NodeCommand::Remove(args) => block_on(remove::remove(args, connect, output)),
     }
 }

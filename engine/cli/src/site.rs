@@ -1,11 +1,13 @@
 //! `lockstep site`.
 
+use anyhow::bail;
 use clap::Subcommand;
 use lockstep_api::proto;
 use lockstep_node::units::Size;
 use serde::Serialize;
 
 use crate::connect::{ConnectArgs, block_on, words};
+use crate::drain::{DrainArgs, drain};
 use crate::output::{Output, Row};
 
 /// `lockstep site …`.
@@ -14,6 +16,19 @@ pub enum SiteCommand {
     /// List the sites
     #[command(after_help = "Examples:\n  lockstep site list\n  lockstep site list -o json")]
     List,
+    /// Prepare a site for being switched off: nothing new, and wait until nothing needs it
+    #[command(after_help = "\
+Examples:
+  lockstep site drain a
+  lockstep site drain a --check -o json
+
+As 'lockstep node drain' for all its nodes at once. Afterwards: 'lockstep node uncordon' for each.")]
+    Drain {
+        /// Its name
+        site: String,
+        #[command(flatten)]
+        args: DrainArgs,
+    },
 }
 
 #[derive(Serialize)]
@@ -81,7 +96,22 @@ impl SiteRow {
 
 /// Runs it.
 pub fn run(command: SiteCommand, connect: &ConnectArgs, output: &Output) -> anyhow::Result<()> {
-    let SiteCommand::List = command;
+    match command {
+        SiteCommand::List => list(connect, output),
+        SiteCommand::Drain { site, args } => block_on(async {
+            let client = connect.connect().await?;
+            let all = client.nodes().list(proto::ListNodesRequest {}).await;
+            let mut nodes = all.map_err(words)?.into_inner().nodes;
+            nodes.retain(|it| it.site == site);
+            if nodes.is_empty() {
+                bail!("there is no site '{site}'; 'lockstep site list' shows what there is");
+            }
+            drain(nodes, &args, &client, output).await
+        }),
+    }
+}
+
+fn list(connect: &ConnectArgs, output: &Output) -> anyhow::Result<()> {
     block_on(async {
         let client = connect.connect().await?;
         let reply = client

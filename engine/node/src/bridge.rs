@@ -194,6 +194,13 @@ impl Bridge {
         tokio::time::timeout(INSPECT, answer).await.ok()?.ok()
     }
 
+    /// The nodes that the data plane hears; none while it is busy or gone.
+    pub async fn peers(&self) -> Option<Vec<NodeId>> {
+        let (asker, answer) = oneshot::channel();
+        self.inner.plane.order(Order::Heard(asker)).await;
+        tokio::time::timeout(INSPECT, answer).await.ok()?.ok()
+    }
+
     /// What the copies of a volume here hold; none while the data plane is busy or gone.
     pub async fn held_copies(&self, volume: VolumeId) -> Option<Vec<Held>> {
         let (asker, answer) = oneshot::channel();

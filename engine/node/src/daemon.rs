@@ -478,13 +478,18 @@ async fn beat(control: Control, bridge: Option<Bridge>, boot: u64) {
             Some(bridge) => bridge.replica_beats().await,
             None => Vec::new(),
         };
-        control.beat(Heartbeat {
+        let peers = match &bridge {
+            Some(bridge) => bridge.peers().await,
+            None => Some(Vec::new()),
+        };
+        let heartbeat = Heartbeat {
             boot,
             pools,
             primaries,
             replicas,
             ..Heartbeat::default()
-        });
+        };
+        control.beat(heartbeat, peers);
     }
 }
 

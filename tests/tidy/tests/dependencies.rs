@@ -27,6 +27,7 @@ const RANKS: &[(u8, &[&str])] = &[
             "lockstep-control",
             "lockstep-consensus",
             "lockstep-verdict",
+            "lockstep-evict",
         ],
     ),
     // The composition of a node, still pure.

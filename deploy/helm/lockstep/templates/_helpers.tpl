@@ -67,3 +67,35 @@ readinessProbe:
   httpGet: {path: /readyz, port: {{ .Values.node.ports.metrics }}}
   periodSeconds: 5
 {{- end }}
+
+{{/* Where pods go that ask the daemon of their own node, on different ones, in different sites: root, component. */}}
+{{- define "lockstep.besideDaemons" -}}
+{{- $root := index . 0 -}}
+affinity:
+  # Kubelet sets this label when the node has joined the cluster and the driver runs there: the founder is the first.
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions: [{key: topology.lockstep.dev/node, operator: Exists}]
+  podAntiAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels: {{- include "lockstep.selector" $root | nindent 12 }}
+            app.kubernetes.io/component: {{ index . 1 }}
+# Whoever is first waits for the second site: both would be in the founder's otherwise, and stay, and die with it.
+topologySpreadConstraints:
+  - topologyKey: topology.lockstep.dev/site
+    maxSkew: 1
+    minDomains: {{ min 2 (len $root.Values.sites) }}
+    whenUnsatisfiable: DoNotSchedule
+    labelSelector:
+      matchLabels: {{- include "lockstep.selector" $root | nindent 8 }}
+        app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* Tolerations of pods that leave a dead node soon. */}}
+{{- define "lockstep.goesSoon" -}}
+- {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 10}
+- {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 10}
+{{- end }}

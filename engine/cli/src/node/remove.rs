@@ -111,7 +111,7 @@ async fn nodes(client: &Client) -> anyhow::Result<Vec<proto::Node>> {
     Ok(listed.map_err(words)?.into_inner().nodes)
 }
 
-async fn find(client: &Client, named: &str) -> anyhow::Result<proto::Node> {
+pub(super) async fn find(client: &Client, named: &str) -> anyhow::Result<proto::Node> {
     let mut nodes = nodes(client).await?.into_iter();
     nodes
         .find(|node| node.id == named || node.name == named)

@@ -34,6 +34,55 @@ impl Nodes for Shared {
         }))
     }
 
+    async fn liveness(
+        &self,
+        request: Request<proto::LivenessRequest>,
+    ) -> Result<Response<proto::LivenessReply>, Status> {
+        let control = self.control();
+        if request.into_inner().monitor {
+            control.note_monitor();
+        }
+        let conf = control.status().await.map(|status| status.conf);
+        let conf = conf.unwrap_or_default();
+        let role = *control.role().borrow();
+        let (heard_by, heartbeats) = (control.heard_by(), control.heartbeats());
+        let me = control.node();
+        let state = control.state();
+        let names = |ids: &[u64]| -> Vec<String> {
+            // One that has no name, because its node is gone, is heard by nobody.
+            let name = |id| {
+                state
+                    .voters
+                    .bound
+                    .get(id)
+                    .map(|node| state.node_name(*node))
+            };
+            ids.iter().map(|id| name(id).unwrap_or_default()).collect()
+        };
+        let nodes = state.nodes.values().map(|node| {
+            let by = heard_by.get(&node.id).into_iter().flatten();
+            proto::NodeLife {
+                name: node.name.clone(),
+                heard_by: by.map(|by| state.node_name(*by)).collect(),
+                monitored: match node.id == me {
+                    true => control.is_monitored(),
+                    false => heartbeats.get(&node.id).is_some_and(|it| it.monitored),
+                },
+                cordoned: node.cordoned,
+            }
+        });
+        Ok(Response::new(proto::LivenessReply {
+            node: state.node_name(me),
+            leader: role
+                .leader
+                .map_or_else(String::new, |id| state.node_name(id)),
+            quorum: role.leader_id != 0,
+            voters: names(&conf.voters),
+            voters_outgoing: names(&conf.voters_outgoing),
+            nodes: nodes.collect(),
+        }))
+    }
+
     async fn cordon(
         &self,
         request: Request<proto::CordonNodeRequest>,

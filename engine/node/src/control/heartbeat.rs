@@ -14,6 +14,9 @@ pub const SOON: Duration = Duration::from_millis(200);
 /// A node not heard for so long does not answer.
 const FRESH: Duration = Duration::from_millis(3500);
 
+/// A health monitor that has not asked for so long is gone.
+pub const MONITOR_GONE: Duration = Duration::from_millis(3500);
+
 /// What a node says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
@@ -43,6 +46,17 @@ pub struct Heartbeat {
     /// does not count as a node that answers.
     #[serde(default)]
     pub without_log: Option<String>,
+    /// The nodes that it hears, on the control plane's links or the data plane's, itself among them; empty if
+    /// it does not say, as a daemon of the last release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hears: Vec<String>,
+    /// A health monitor asks it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub monitored: bool,
+}
+
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 /// A copy, as its node sees it.
@@ -187,6 +201,21 @@ impl Heard {
         fresh.chain([self.me]).collect()
     }
 
+    /// By which nodes that answer each node is heard. A node that says whom it hears hears itself.
+    pub fn heard_by(&self) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+        let mut heard_by: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        for (from, heartbeat) in self.heartbeats() {
+            for node in heartbeat.hears.iter().flat_map(|it| it.parse()) {
+                heard_by.entry(node).or_default().insert(from);
+            }
+        }
+        // What this node hears itself needs no heartbeat.
+        for node in self.answering().into_iter().filter(|it| *it != self.me) {
+            heard_by.entry(node).or_default().insert(self.me);
+        }
+        heard_by
+    }
+
     /// Nodes that run, and go on without their raft log; why.
     pub fn without_log(&self) -> BTreeMap<NodeId, String> {
         let fresh = self.without_log.iter();
@@ -235,6 +264,8 @@ mod tests {
 
     const FROZEN: &str = r#"{"raft_id":5,"boot":6,"generation":2,"rebuilt":7,"barred":[8],"pools":[{"device":"d","failed":"EIO"}],"primaries":[{"volume":"v","epoch":9,"open":true,"waiting":null,"resyncs":[{"replica":"r","done":1,"total":2,"bytes":3,"verified":false}]}],"replicas":[{"replica":"r","incarnation":10,"promised":11,"last_epoch":12,"last_sequence":13,"gap":1,"failed":false}],"without_log":null}"#;
 
+    const FROZEN_MORE: &str = r#"{"raft_id":5,"boot":0,"generation":null,"rebuilt":0,"barred":[],"pools":[],"primaries":[],"replicas":[],"without_log":null,"hears":["n"],"monitored":true}"#;
+
     /// Another node may be a release behind or ahead.
     #[test]
     fn golden_text_of_a_heartbeat() {
@@ -271,11 +302,22 @@ mod tests {
                 failed: false,
             }],
             without_log: None,
+            ..Heartbeat::default()
         };
         let now = serde_json::to_string(&heartbeat).expect("JSON");
         frozen::assert_frozen("a heartbeat", &now, FROZEN);
         let read: Heartbeat = frozen::read("a heartbeat", serde_json::from_str(FROZEN));
         assert_eq!(read, heartbeat);
+        let more = Heartbeat {
+            raft_id: 5,
+            hears: vec!["n".into()],
+            monitored: true,
+            ..Heartbeat::default()
+        };
+        let now = serde_json::to_string(&more).expect("JSON");
+        frozen::assert_frozen("a heartbeat that says whom it hears", &now, FROZEN_MORE);
+        let read: Heartbeat = frozen::read("a heartbeat", serde_json::from_str(FROZEN_MORE));
+        assert_eq!(read, more);
         // The first nodes said no more, and later ones may say more.
         for text in [
             r#"{"raft_id":5,"boot":6}"#,
@@ -303,5 +345,30 @@ mod tests {
         heard.note(other, Heartbeat::default());
         assert_eq!(heard.answering(), [me, other].into());
         assert_eq!(heard.without_log(), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_node_is_heard_by_those_that_answer_and_say_so() {
+        let [me, near, far] = [1, 2, 3].map(NodeId::from_u128);
+        let hearing = |nodes: &[NodeId]| Heartbeat {
+            hears: nodes.iter().map(ToString::to_string).collect(),
+            ..Heartbeat::default()
+        };
+        let mut heard = Heard::new(me);
+        heard.note(me, hearing(&[me]));
+        heard.note(near, hearing(&[near, far]));
+        let all = [
+            (me, [me].into()),
+            (near, [me, near].into()),
+            (far, [near].into()),
+        ];
+        assert_eq!(heard.heard_by(), all.into());
+        // One of the last release answers, and says of nobody anything, not of itself either.
+        heard.note(near, Heartbeat::default());
+        let two = [(me, [me].into()), (near, [me].into())];
+        assert_eq!(heard.heard_by(), two.into());
+        heard.note(near, hearing(&[near, far]));
+        heard.forget(near);
+        assert_eq!(heard.heard_by(), [(me, [me].into())].into());
     }
 }

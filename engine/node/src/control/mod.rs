@@ -20,7 +20,7 @@ mod notes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use lockstep_consensus::electorate::{self, Generation, Standing};
@@ -88,6 +88,8 @@ struct Inner {
     barred: tokio::sync::watch::Sender<bool>,
     /// What events have said of late of certificates that were refused.
     told: Mutex<notes::Told>,
+    /// When a health monitor has last asked this node.
+    monitored: Mutex<Option<Instant>>,
 }
 
 /// Why a command was not carried out, or is not known to have been.
@@ -161,6 +163,7 @@ impl Control {
             heard: Mutex::new(Heard::new(config.node)),
             barred: tokio::sync::watch::channel(false).0,
             told: Mutex::default(),
+            monitored: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -263,6 +266,22 @@ impl Control {
         self.inner.heard.lock().answering()
     }
 
+    /// By which nodes that answer each node is heard.
+    pub fn heard_by(&self) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+        self.inner.heard.lock().heard_by()
+    }
+
+    /// A health monitor asks this node: the others are to know, so that of several one acts.
+    pub fn note_monitor(&self) {
+        *self.inner.monitored.lock() = Some(Instant::now());
+    }
+
+    /// Whether one has asked of late.
+    pub fn is_monitored(&self) -> bool {
+        let last = *self.inner.monitored.lock();
+        last.is_some_and(|at| at.elapsed() < heartbeat::MONITOR_GONE)
+    }
+
     /// Nodes that run, and go on without their raft log; why.
     pub fn without_log(&self) -> BTreeMap<NodeId, String> {
         self.inner.heard.lock().without_log()
@@ -286,12 +305,19 @@ impl Control {
         Some(beats.find(|beat| beat.replica == name)?.last_sequence)
     }
 
-    /// Tells every node what this one has to say, and notes it here too.
-    pub fn beat(&self, mut heartbeat: Heartbeat) {
+    /// Tells every node what this one has to say, and notes it here too. `peers` are those that its data plane
+    /// hears; while that does not say, nothing is told of whom it hears.
+    pub fn beat(&self, mut heartbeat: Heartbeat, peers: Option<Vec<NodeId>>) {
         heartbeat.raft_id = self.raft_id();
         heartbeat.generation = self.generation();
         heartbeat.rebuilt = self.state().rebuilt_unix_ms;
         heartbeat.barred = self.outdated_logs();
+        if let Some(peers) = peers {
+            let mut hears = self.answering();
+            hears.extend(peers);
+            heartbeat.hears = hears.iter().map(NodeId::to_string).collect();
+        }
+        heartbeat.monitored = self.is_monitored();
         let heartbeat = &heartbeat;
         let body = Bytes::from(serde_json::to_vec(heartbeat).expect("a heartbeat is plain data"));
         self.inner.links.broadcast(&body);

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use lockstep_logic::io::Input;
 use lockstep_net::verify::dialled_name;
 use lockstep_net::{PeerIdentity, Role, refusal};
+use lockstep_ring::timer::boottime;
 use lockstep_ring::{
     Address, CloseReason, ConnId, FrameLengths, Framing, ListenerId, Reactor, SendError,
     SocketError, Transport,
@@ -31,6 +32,8 @@ pub const ALPN_DATA: &[u8] = b"lockstep-data/1";
 
 const FIRST_WAIT: Nanos = millis(50);
 const LONGEST_WAIT: Nanos = millis(500);
+/// Who has said nothing for so long is not heard; longer than a lease.
+const HEARD: Nanos = millis(3500);
 
 /// What the links need to know of this node.
 pub struct LinkConfig {
@@ -78,6 +81,8 @@ struct Peer {
     address: SocketAddr,
     /// The link that stands.
     link: Option<ConnId>,
+    /// When it said something last, on any link; what the kernel says in its name does not count.
+    heard: Option<Nanos>,
     /// The attempt under way, if this node dials.
     dialling: Option<ConnId>,
     /// When to dial next.
@@ -172,6 +177,7 @@ impl Links {
             let peer = self.peers.entry(id).or_insert_with(|| Peer {
                 address,
                 link: None,
+                heard: None,
                 dialling: None,
                 dial_at: 0,
                 wait: FIRST_WAIT,
@@ -306,8 +312,24 @@ impl Links {
                 );
                 reactor.abort(conn);
             }
-            (message, true, Some(from)) => inputs.push(Input::Message { from, message }),
+            (message, true, Some(from)) => {
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    peer.heard = Some(boottime());
+                }
+                inputs.push(Input::Message { from, message });
+            }
         }
+    }
+
+    /// Peers that have said something of late. A link that stands proves nothing: one to a machine without power
+    /// stands for minutes. Whoever has a volume open says something every half second.
+    pub fn heard(&self, now: Nanos) -> Vec<NodeId> {
+        let fresh = |at: Nanos| now < at + HEARD;
+        let peers = self.peers.iter();
+        peers
+            .filter(|(_, peer)| peer.heard.is_some_and(fresh))
+            .map(|(node, _)| *node)
+            .collect()
     }
 
     /// A connection is over.

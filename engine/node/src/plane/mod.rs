@@ -120,6 +120,8 @@ pub enum Order {
     Inspect(oneshot::Sender<Inspection>),
     /// What it has counted and measured; nothing changes.
     Measure(oneshot::Sender<Measures>),
+    /// Which peers have said something of late; nothing changes.
+    Heard(oneshot::Sender<Vec<NodeId>>),
     /// What the copies of a volume here hold; nothing changes.
     Copies(VolumeId, oneshot::Sender<Vec<Held>>),
     /// Whether these copies here hold no block; nothing changes.

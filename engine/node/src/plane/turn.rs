@@ -313,6 +313,10 @@ impl DataPlane {
                 });
                 return;
             }
+            Order::Heard(asker) => {
+                let _ = asker.send(self.links.heard(boottime()));
+                return;
+            }
             Order::Copies(volume, asker) => {
                 let _ = asker.send(self.node.held_copies(volume));
                 return;

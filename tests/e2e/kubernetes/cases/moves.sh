@@ -51,9 +51,10 @@ a_deleted_pod_continues_elsewhere() {
 }
 
 # The machine with the pod loses its power. What the test has heard to be durable is on the volume when it opens in
-# another place; etcd and the controllers survive.
+# another place; etcd and the controllers survive. No monitor runs: what is done here by hand is what it does.
 a_dead_nodes_pod_continues_elsewhere() {
     local node volume said began
+    monitor_off
     node=$(writer_node)
     volume=$(writer_volume)
     follow_writer "$work/followed"
@@ -76,6 +77,7 @@ a_dead_nodes_pod_continues_elsewhere() {
     records_are_there_to "$said"
     await 60 "the writer writes" "'$here/enter kubectl logs writer-0' says why" has_said_more "$said"
     figure "from the dead node's pod deleted by force to new writes" "$(seconds_since "$began") s"
+    monitor_on
 }
 
 a_dead_node_comes_back() {
@@ -92,4 +94,31 @@ a_dead_node_comes_back() {
 
 has_certified_copies() { # volume, how many
     (($(lockstep volume show "$1" -o json | jq '[.replicas[] | select(.certified)] | length') == $2))
+}
+
+# Every daemon's pod is replaced by a newer one, the writer's too, and no pod on them notices.
+an_upgrade_replaces_daemons_one_by_one() {
+    local uid began most=0 away
+    uid=$(writer .metadata.uid)
+    await 120 "all three copies are certified" "'lockstep volume explain $(writer_volume)' there says why" has_certified_copies "$(writer_volume)" 3
+    began=$EPOCHREALTIME
+    in_control "$programs/helm" upgrade lockstep "$here/../../../deploy/helm/lockstep" --kubeconfig "$state/admin.kubeconfig" \
+        --namespace lockstep --values "$state/values.yaml" --set node.resources.requests.cpu="10$((RANDOM % 9 + 1))m" >"$logs/helm.log" 2>&1 ||
+        fail "helm: $(tail -n 5 "$logs/helm.log")"
+    until daemons_are_new; do
+        away=$(kube -n lockstep get pods -l lockstep.dev/role=data -o json | jq '4 - ([.items[] | select(.metadata.deletionTimestamp == null) | select(any(.status.conditions[]?; .type == "Ready" and .status == "True"))] | length)')
+        ((away <= most)) || most=$away
+        ((${EPOCHREALTIME/[.,]/} < ${began/[.,]/} + 400000000)) || fail "not all daemons are new after 400 s" "'$here/enter kubectl -n lockstep logs deployment/lockstep-monitor' says why"
+    done
+    figure "from an upgrade to four daemons replaced one by one under a writer" "$(seconds_since "$began") s"
+    ((most == 1)) || fail "$most daemons were away at a time"
+    await 60 "the writer writes" "'$here/enter kubectl logs writer-0' says what it does" has_said_more "$(($(last_said) + 20))"
+    [[ $(writer .metadata.uid) == "$uid" && $(writer '.status.containerStatuses[0].restartCount') == 0 ]] ||
+        fail "the writer was restarted or moved: an upgrade has cost it an error" "$(kube logs writer-0 --previous --tail=3)"
+    records_are_there_to "$(last_said)"
+}
+
+daemons_are_new() {
+    kube -n lockstep get daemonsets -o json | jq -e '[.items[] | select(.metadata.name | startswith("lockstep-node-")) | .status |
+        .updatedNumberScheduled == .desiredNumberScheduled and .numberReady == .desiredNumberScheduled] | length == 2 and all' >/dev/null
 }

@@ -43,6 +43,11 @@ connect_node() { # name
     done < <(node_names)
 }
 
+# Nothing that ends on a node can say goodbye any more. The cable itself goes with the node's namespace.
+cut_cable() { # name
+    in_control ip link set "to-$1" down
+}
+
 add_pod_route() { # where, to the pods of which node
     local number
     number=$(node_number "$2")

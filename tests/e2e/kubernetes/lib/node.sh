@@ -124,6 +124,7 @@ node_is_ready_again() { # name, second since 1970
 # and its cable goes dead, all without a word to anybody.
 kill_node() { # name
     note_devices "$1"
+    cut_cable "$1"
     kill_cgroup "$(node_group "$1")"
     remove_noted_devices
     remove_cgroup "$(node_group "$1")"

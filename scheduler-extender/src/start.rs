@@ -1,0 +1,59 @@
+//! What the programs of this crate begin with.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use kube::Client;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use lockstep_csi::targets::follow_node;
+use lockstep_net::Certificates;
+
+/// Logs to standard error, chooses the provider of cryptography, and runs a program to its end.
+///
+/// # Errors
+/// The program's, or the runtime's.
+pub fn run(program: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok()
+        .context("two providers of cryptography in one process")?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(program)
+}
+
+/// The API server: as a kubeconfig says, or as a pod asks it.
+///
+/// # Errors
+/// The file says nothing, or this is no pod.
+pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path);
+            let read = read.with_context(|| format!("--kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
+        }
+        None => Config::incluster().context(
+            "this is no pod of Kubernetes: --kubeconfig is needed to ask the API server",
+        )?,
+    };
+    Ok(Client::try_from(config)?)
+}
+
+/// Has certificates that were shown read again when they change, for as long as it is polled.
+pub async fn following(shown: Option<Arc<Certificates>>) {
+    match shown {
+        Some(certificates) => follow_node(certificates).await,
+        None => std::future::pending().await,
+    }
+}
