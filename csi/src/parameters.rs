@@ -21,6 +21,10 @@ const EXTRA_METADATA: [&str; 8] = [
 /// Names of a class's parameters, as shown to whoever gave another one.
 const KNOWN: &str =
     "replicas, sites, faultDomain, preferredSite, rpo, locality, encryption, allowWeaken";
+/// The parameter, and the entry of a volume's context.
+const ENCRYPTION: &str = "encryption";
+/// LUKS2 above the device, with the key from the node-stage secret.
+const LUKS2: &str = "luks2";
 /// Of them, those that a VolumeAttributesClass may change.
 const MUTABLE: &str = "replicas, sites, rpo, preferredSite";
 
@@ -36,6 +40,26 @@ pub fn policy(
     read(&mut policy, parameters, false)?;
     read(&mut policy, mutable, true)?;
     Ok(policy)
+}
+
+/// The volume's context: what the node must know that the cluster does not. Whoever made the volume, its class says it
+/// again each time.
+pub fn context(parameters: &HashMap<String, String>) -> HashMap<String, String> {
+    let is_encrypted = parameters.get(ENCRYPTION).is_some_and(|it| it == LUKS2);
+    let entry = is_encrypted.then(|| (ENCRYPTION.to_owned(), LUKS2.to_owned()));
+    entry.into_iter().collect()
+}
+
+/// Whether a volume's context says that it is encrypted.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it says something that this driver does not know.
+pub fn is_encrypted(context: &HashMap<String, String>) -> Result<bool, Status> {
+    match context.get(ENCRYPTION).map(String::as_str) {
+        None | Some("none") => Ok(false),
+        Some(LUKS2) => Ok(true),
+        Some(other) => Err(invalid(ENCRYPTION, other, "one of none, luks2")),
+    }
 }
 
 /// What a VolumeAttributesClass changes; what it does not name stays.
@@ -115,15 +139,14 @@ fn read_one(policy: &mut Policy, name: &str, value: &str) -> Result<(), Status> 
             let all = [Locality::Prefer, Locality::Require, Locality::None];
             policy.locality = all[one_of(&["prefer", "require", "none"])?].into();
         }
-        // Said plainly rather than ignored: who asks for it must not believe to have it.
-        "encryption" if value != "none" => {
-            return Err(invalid(name, value, "'none': encryption is not served yet"));
+        "encryption" => {
+            one_of(&["none", LUKS2])?;
         }
         "allowWeaken" if value != "false" => {
             let words = "'false': copies and rpo are lowered with 'lockstep volume policy' only";
             return Err(invalid(name, value, words));
         }
-        "encryption" | "allowWeaken" => {}
+        "allowWeaken" => {}
         "iops" | "bandwidth" | "snapshotSchedule" => {
             return Err(invalid(name, value, "nothing: it is not served yet"));
         }
@@ -185,6 +208,21 @@ mod tests {
     }
 
     #[test]
+    fn encryption_goes_by_the_volumes_context() {
+        let class = map(&[("encryption", "luks2"), ("replicas", "2")]);
+        let told = context(&class);
+        assert_eq!(told, map(&[("encryption", "luks2")]));
+        assert!(is_encrypted(&told).expect("known"));
+        for class in [map(&[]), map(&[("encryption", "none")])] {
+            assert!(context(&class).is_empty());
+            assert!(!is_encrypted(&context(&class)).expect("known"));
+        }
+        assert!(is_encrypted(&map(&[("encryption", "luks9")])).is_err());
+        let refused = change(&map(&[("encryption", "none")]));
+        assert!(refused.is_err(), "it stays as it was made");
+    }
+
+    #[test]
     fn mutable_parameters_win() {
         let read = policy(
             &map(&[("replicas", "2"), ("rpo", "strict")]),
@@ -206,7 +244,7 @@ mod tests {
             (&[("sites", "2")], "a=2,b=1"),
             (&[("replicas", "2"), ("sites", "*=1")], "contradict"),
             (&[("rpo", "zero")], "witnessed-degrade"),
-            (&[("encryption", "luks2")], "not served yet"),
+            (&[("encryption", "rot13")], "luks2"),
             (&[("iops", "100")], "not served yet"),
             (&[("preferredSite", "a b")], "preferredSite"),
         ];

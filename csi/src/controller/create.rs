@@ -53,8 +53,12 @@ impl ControllerService {
             );
             return Err(Status::already_exists(words));
         }
+        let shown = shown(&volume, &nodes);
         Ok(proto::CreateVolumeResponse {
-            volume: Some(shown(&volume, &nodes)),
+            volume: Some(proto::Volume {
+                volume_context: parameters::context(&request.parameters),
+                ..shown
+            }),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::HostError;
@@ -26,12 +27,39 @@ pub struct Said {
 /// # Errors
 /// It cannot be started, or takes longer than `patience`; it is killed then.
 pub async fn run(tool: &str, arguments: &[&str], patience: Duration) -> Result<Said, HostError> {
-    let running = Command::new(tool)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .env("LC_ALL", "C")
-        .kill_on_drop(true)
-        .output();
+    run_with(tool, arguments, &[], patience).await
+}
+
+/// As [`run`], with this on its standard input: what no other process may see.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    tool: &str,
+    arguments: &[&str],
+    input: &[u8],
+    patience: Duration,
+) -> Result<Said, HostError> {
+    let running = async {
+        let mut child = Command::new(tool)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .env("LC_ALL", "C")
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut stdin = child.stdin.take();
+        let write = async {
+            if let Some(stdin) = &mut stdin {
+                // A tool that does not want it may have closed it.
+                let _ = stdin.write_all(input).await;
+            }
+            drop(stdin);
+        };
+        let (output, ()) = tokio::join!(child.wait_with_output(), write);
+        output
+    };
     let ended = tokio::time::timeout(patience, running).await;
     let ended = ended.map_err(|_| {
         HostError::failed(
@@ -97,6 +125,21 @@ mod tests {
         let failed = succeed("sh", &["-c", "echo why >&2; exit 3"], SOON).await;
         let words = failed.expect_err("it fails").to_string();
         assert!(words.contains("code 3") && words.contains("why"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn a_tool_reads_what_it_is_given() {
+        let said = run_with("cat", &[], b"between us", SOON)
+            .await
+            .expect("it runs");
+        assert_eq!(said.output, "between us");
+        let much = vec![b'x'; 1 << 20];
+        let said = run_with("true", &[], &much, SOON).await.expect("it runs");
+        assert_eq!(
+            said.code,
+            Some(0),
+            "one that does not read it ends all the same"
+        );
     }
 
     #[tokio::test]

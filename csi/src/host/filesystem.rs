@@ -107,18 +107,22 @@ pub async fn ensure(
                     "volume {volume} has been written to, and nobody recognises what is on it; it is not formatted. If it may be, discard all of it first (blkdiscard)"
                 )));
             }
+            put_note(candidate)?;
             make(candidate, wished).await?;
         }
     }
     // Before the first mount, whoever made the file system and was interrupted then.
     if has_note(candidate)? {
-        write_note(candidate, &[0; BLOCK])?;
+        clear_note(candidate)?;
     }
     Ok(())
 }
 
-async fn make(candidate: Candidate<'_>, wished: FileSystem) -> Result<(), HostError> {
-    write_note(candidate, &marker::block(candidate.volume))?;
+/// Makes a file system on a device that is certainly blank.
+///
+/// # Errors
+/// The tool's.
+pub async fn make(candidate: Candidate<'_>, wished: FileSystem) -> Result<(), HostError> {
     let device = candidate.device.display().to_string();
     let arguments: &[&str] = match wished {
         // No discard: the volume is blank.
@@ -132,12 +136,23 @@ async fn make(candidate: Candidate<'_>, wished: FileSystem) -> Result<(), HostEr
     device.map_err(|error| HostError::failed("flush a new file system", error))
 }
 
-fn has_note(candidate: Candidate<'_>) -> Result<bool, HostError> {
+/// Whether the note lies there that something is being made.
+pub(super) fn has_note(candidate: Candidate<'_>) -> Result<bool, HostError> {
     let mut block = [0; BLOCK];
     let read = File::open(candidate.device)
         .and_then(|device| device.read_exact_at(&mut block, marker::place(candidate.bytes)));
     read.map_err(|error| HostError::failed(format!("read {}", candidate.device.display()), error))?;
     Ok(marker::is_of(&block, candidate.volume))
+}
+
+/// Puts it there, durably.
+pub(super) fn put_note(candidate: Candidate<'_>) -> Result<(), HostError> {
+    write_note(candidate, &marker::block(candidate.volume))
+}
+
+/// Takes it off, durably.
+pub(super) fn clear_note(candidate: Candidate<'_>) -> Result<(), HostError> {
+    write_note(candidate, &[0; BLOCK])
 }
 
 fn write_note(candidate: Candidate<'_>, block: &[u8]) -> Result<(), HostError> {

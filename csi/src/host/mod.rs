@@ -6,11 +6,13 @@
 //! | what is mounted | [`mountinfo`] |
 //! | mounting, binding, unmounting | [`mounts`] |
 //! | probing, making, checking and growing a file system | [`filesystem`] |
+//! | encryption above a device | [`luks`] |
 //! | the note that a file system is being made | [`marker`] |
 //! | running a tool | [`command`] |
 
 pub mod command;
 pub mod filesystem;
+pub mod luks;
 pub mod marker;
 pub mod mountinfo;
 pub mod mounts;

@@ -8,6 +8,7 @@ use tonic::Status;
 use super::NodeService;
 use super::stage::device_bytes;
 use crate::host::filesystem;
+use crate::host::luks;
 use crate::host::paths::Kind;
 use crate::{capability, names, proto};
 
@@ -39,8 +40,14 @@ impl NodeService {
         } else {
             mounted.source.clone()
         };
+        // An encrypted volume is a little smaller than its device, which it must be told to follow.
+        let opened = luks::opened(id);
+        let raw = match (&opened, &volume.attachment) {
+            (Some(_), Some(here)) => self.open(id, &here.id).await?,
+            _ => device.clone(),
+        };
         let begin = Instant::now();
-        while device_bytes(&device)? < volume.bytes {
+        while device_bytes(&raw)? < volume.bytes {
             if begin.elapsed() > PATIENCE {
                 let words = format!(
                     "{} has not grown to {} bytes yet; ask again",
@@ -50,6 +57,9 @@ impl NodeService {
                 return Err(Status::unavailable(words));
             }
             tokio::time::sleep(AGAIN).await;
+        }
+        if opened.is_some() {
+            luks::grow(id).await?;
         }
         if !is_device && !mounted.read_only {
             let found = capability::FileSystem::of(&mounted.filesystem).ok_or_else(|| {

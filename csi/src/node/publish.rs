@@ -6,10 +6,11 @@ use tonic::Status;
 use super::NodeService;
 use super::stage::{blocking, missing};
 use crate::capability::{self, Access};
+use crate::host::luks;
 use crate::host::mountinfo;
 use crate::host::mounts;
 use crate::host::paths::{Kind, Place};
-use crate::{names, proto};
+use crate::{names, parameters, proto};
 
 impl NodeService {
     pub(super) async fn node_publish_volume(
@@ -30,7 +31,14 @@ impl NodeService {
             return Err(Status::failed_precondition(words));
         };
         let read_only = request.readonly || capability.read_only;
-        let device = self.open(id, &here.id).await?;
+        let raw = self.open(id, &here.id).await?;
+        let device = if parameters::is_encrypted(&request.volume_context)? {
+            luks::opened(id).ok_or_else(|| {
+                Status::failed_precondition(format!("volume {id} is encrypted and not staged"))
+            })?
+        } else {
+            raw
+        };
         let one_pod = capability.one_pod;
         match capability.access {
             Access::Block => {

@@ -1,6 +1,7 @@
 //! NodeStageVolume and NodeUnstageVolume: the block device of a publication, and its file system mounted once
 //! for all pods of this node.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,10 @@ use super::NodeService;
 use crate::capability::{self, Access, FileSystem};
 use crate::controller::ATTACHMENT;
 use crate::host::filesystem::{self, Candidate, Content};
+use crate::host::luks;
 use crate::host::mounts::{self, Options};
 use crate::host::paths::Place;
-use crate::{names, proto};
+use crate::{names, parameters, proto};
 
 /// How long the volume may take to be open here.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,12 +36,27 @@ impl NodeService {
         let _turn = self.serialize.begin(&request.volume_id)?;
         let volume = self.daemon.volume(id).await?;
         let attachment = self.attachment(&volume, request.publish_context.get(ATTACHMENT))?;
-        let device = self.open(id, &attachment).await?;
+        let raw = self.open(id, &attachment).await?;
+        let candidate = Candidate {
+            volume: id,
+            device: &raw,
+            bytes: device_bytes(&raw)?,
+        };
+        let unlocked = if parameters::is_encrypted(&request.volume_context)? {
+            Some(self.unlock(candidate, &request.secrets).await?)
+        } else {
+            None
+        };
+        let fresh = unlocked.as_ref().is_some_and(|it| it.fresh);
+        let device = unlocked.map_or_else(|| raw.clone(), |it| it.path);
         let Access::Mount {
             filesystem,
             options,
         } = capability.access
         else {
+            if fresh {
+                luks::done(candidate)?;
+            }
             return Ok(proto::NodeStageVolumeResponse {});
         };
         let place = place.ok_or_else(|| missing(&request.staging_target_path))?;
@@ -57,16 +74,23 @@ impl NodeService {
             return Err(Status::already_exists(words));
         }
         if !options.is_read_only() {
-            let found = filesystem::probe(&device).await?;
-            let blank = found == Content::Unknown && self.daemon.is_blank(id).await?;
-            let candidate = Candidate {
+            let inside = Candidate {
                 volume: id,
                 device: &device,
                 bytes: device_bytes(&device)?,
             };
-            filesystem::ensure(candidate, found, blank, filesystem).await?;
+            if fresh {
+                filesystem::make(inside, filesystem).await?;
+                luks::done(candidate)?;
+            } else {
+                let found = filesystem::probe(&device).await?;
+                // What is inside an encrypted volume that was used once is never blank.
+                let blank =
+                    device == raw && found == Content::Unknown && self.daemon.is_blank(id).await?;
+                filesystem::ensure(inside, found, blank, filesystem).await?;
+            }
             filesystem::check(&device, filesystem).await?;
-            filesystem::grow_unmounted(candidate, filesystem).await?;
+            filesystem::grow_unmounted(inside, filesystem).await?;
         }
         let read_only = options.is_read_only();
         mount(device.clone(), filesystem, options, place).await?;
@@ -92,6 +116,7 @@ impl NodeService {
         let Some(id) = names::id(&request.volume_id) else {
             return Ok(done); // never ours
         };
+        luks::close(id).await?;
         let close = |client: lockstep_api::Client| {
             let request = admin::CloseDeviceRequest {
                 volume: id.to_string(),
@@ -104,6 +129,18 @@ impl NodeService {
             Err(status) if status.code() == Code::NotFound => Ok(done),
             Err(status) => Err(status),
         }
+    }
+
+    /// Opens an encrypted volume with the keys of a call; formats one that is blank.
+    async fn unlock(
+        &self,
+        candidate: Candidate<'_>,
+        secrets: &HashMap<String, String>,
+    ) -> Result<luks::Opened, Status> {
+        let keys = luks::Keys::of(secrets).map_err(Status::invalid_argument)?;
+        let found = filesystem::probe(candidate.device).await?;
+        let blank = found == Content::Unknown && self.daemon.is_blank(candidate.volume).await?;
+        Ok(luks::open(candidate, found, blank, &keys).await?)
     }
 
     /// The publication to this node, which must be the one that the caller was told of.
@@ -139,7 +176,7 @@ impl NodeService {
                 let request = admin::OpenDeviceRequest {
                     volume: id.to_string(),
                     attachment: attachment.to_owned(),
-                    front_end: admin::FrontEnd::Loop.into(),
+                    front_end: admin::FrontEnd::Device.into(),
                 };
                 async move { client.devices().open(request).await }
             };

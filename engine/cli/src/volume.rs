@@ -58,7 +58,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   lockstep volume attach pg --node a1
-  lockstep volume attach pg --front-end loop                     a /dev node on this machine
+  lockstep volume attach pg --front-end device                   a /dev node on this machine
   qemu-img info \"$(lockstep volume attach pg -o json | jq -r .uri)\"
 
 Attaching again to the same node gives the same attachment and the same socket.")]

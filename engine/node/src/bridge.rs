@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use lockstep_protocol::Comparison;
 use lockstep_types::{
     AttachmentId, DeviceId, Gap, Incarnation, NodeId, NodeRole, ReplicaId, VolumeId,
 };
+use lockstep_ublk::Queue;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -36,7 +38,8 @@ pub struct PlaneView {
     pub primaries: BTreeMap<VolumeId, Primary>,
     /// Volumes attached here.
     pub attachments: BTreeMap<VolumeId, (AttachmentId, AttachmentState)>,
-    /// Block devices that the kernel has let go of since they were served.
+    /// Block devices that the kernel has let go of since they were served; those of its NBD client wait for
+    /// another connection.
     pub ended: BTreeSet<AttachmentId>,
 }
 
@@ -135,6 +138,44 @@ impl Bridge {
         self.inner.served.lock().insert(serve.attachment, ticket);
         let serve = Box::new(serve);
         self.inner.plane.order(Order::Serve { ticket, serve }).await;
+    }
+
+    /// Speaks NBD with the kernel over `socket`, for a block device of this publication.
+    pub async fn serve_kernel(&self, volume: VolumeId, attachment: AttachmentId, socket: OwnedFd) {
+        let order = |ticket| Order::ServeKernel {
+            ticket,
+            volume,
+            attachment,
+            socket,
+        };
+        self.serve_as(attachment, order).await;
+    }
+
+    /// Serves a ublk device of this publication, whose volume has `size` bytes.
+    pub async fn serve_ublk(
+        &self,
+        volume: VolumeId,
+        attachment: AttachmentId,
+        queue: Queue,
+        size: u64,
+    ) {
+        let order = |ticket| Order::ServeUblk {
+            ticket,
+            volume,
+            attachment,
+            queue: Box::new(queue),
+            size,
+        };
+        self.serve_as(attachment, order).await;
+    }
+
+    async fn serve_as(&self, attachment: AttachmentId, order: impl FnOnce(Ticket) -> Order) {
+        let ticket = self.inner.tickets.fetch_add(1, Ordering::Relaxed);
+        self.inner.served.lock().insert(attachment, ticket);
+        // What ended before was another's.
+        let view = &self.inner.view;
+        view.send_if_modified(|view| view.ended.remove(&attachment));
+        self.inner.plane.order(order(ticket)).await;
     }
 
     /// Serves the device of a publication no longer.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::devices::choose::{self, FrontEnd};
 use crate::label;
 use crate::units::{Size, Span};
 
@@ -97,9 +98,11 @@ pub struct DataPlaneConfig {
 }
 
 /// Block devices.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DevicesConfig {
+    /// The kinds that this node offers, best first: the first that the host has is taken. One alone is forced.
+    pub front_ends: Vec<FrontEnd>,
     /// Who starts the process that keeps their descriptors while the daemon is away.
     pub keeper: KeeperFrom,
 }
@@ -142,6 +145,15 @@ pub enum LogFormat {
 pub struct ConsensusConfig {
     /// Silence of the leader before an election.
     pub election_timeout: Span,
+}
+
+impl Default for DevicesConfig {
+    fn default() -> Self {
+        Self {
+            front_ends: choose::ALL.to_vec(),
+            keeper: KeeperFrom::default(),
+        }
+    }
 }
 
 impl Default for DataPlaneConfig {
@@ -364,6 +376,13 @@ mod tests {
         assert_eq!(config.node.rack, "r1");
         assert_eq!(config.advertised_data(), "127.0.0.1:7401");
         assert_eq!(config.listen.metrics.map(|a| a.port()), Some(9440));
+        assert_eq!(config.devices.front_ends, choose::ALL);
+        let forced = format!("{text}[devices]\nfront_ends = [\"loop\"]\n");
+        let forced = Config::parse(Path::new("n.toml"), &forced).expect("valid");
+        assert_eq!(forced.devices.front_ends, [FrontEnd::Loop]);
+        let strange = format!("{text}[devices]\nfront_ends = [\"usb\"]\n");
+        let refused = Config::parse(Path::new("n.toml"), &strange).expect_err("no such thing");
+        assert!(refused.to_string().contains("kernel-nbd"), "{refused}");
         assert_eq!(config.devices.keeper, KeeperFrom::Daemon);
         let text = format!("{text}[devices]\nkeeper = \"external\"\n");
         let config = parse(&text).expect("reads");

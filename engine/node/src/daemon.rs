@@ -311,8 +311,8 @@ async fn join_plane(
         Failures::of(directory),
         reports,
     ));
-    let keeper = prepared.config.devices.keeper;
-    let devices = Devices::start(control.clone(), bridge.clone(), directory.clone(), keeper).await;
+    let config = prepared.config.devices.clone();
+    let devices = Devices::start(control.clone(), bridge.clone(), directory.clone(), config).await;
     ((bridge, devices), ended)
 }
 

@@ -54,7 +54,7 @@ pub use disk::{Disk, DiskId};
 pub use error::{CloseReason, DiskError, Exhausted, IoError, IoErrorKind, SendError, SocketError};
 pub use mailbox::{MailReceiver, MailSender, Waker, mailbox};
 pub use pool::{MAX_BUFFER, Pool, PoolBufMut};
-pub use reactor::{Config, Event, Reactor, WatchId};
+pub use reactor::{Config, DriverId, Event, Reactor, WatchId};
 pub use socket::{Address, ConnId, ListenerId, Transport};
 pub use stream::{Frame, FrameLengths, Framing, StreamBuffer};
 pub use timer::boottime;

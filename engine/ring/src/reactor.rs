@@ -6,6 +6,7 @@
 //! - Buffers handed in stay untouched until their event comes; dropping the reactor waits for the
 //!   kernel to let go of everything first.
 
+mod commands;
 mod connections;
 mod disks;
 mod serve;
@@ -32,9 +33,11 @@ use crate::socket::{Address, ConnId, ListenerId};
 use crate::sys;
 use crate::timer::{NEVER, boottime};
 
+use commands::Driver;
 use submission::{build_ring, register_pool};
 use watches::Watch;
 
+pub use commands::DriverId;
 pub use watches::WatchId;
 
 /// Sizes and bounds of a reactor.
@@ -152,6 +155,15 @@ pub enum Event {
         /// Which.
         watch: WatchId,
     },
+    /// A driver has ended a command.
+    Commanded {
+        /// Whose.
+        driver: DriverId,
+        /// The command's.
+        token: u16,
+        /// As the driver says it; below zero an errno.
+        result: i32,
+    },
     /// Some mailbox may hold messages.
     Mail,
     /// The deadline given to the turn has passed.
@@ -170,6 +182,7 @@ enum Kind {
     Mail,
     Cancel,
     Watch,
+    Command,
 }
 
 impl Kind {
@@ -187,6 +200,7 @@ impl Kind {
             5 => Self::Mail,
             6 => Self::Cancel,
             7 => Self::Watch,
+            8 => Self::Command,
             kind => unreachable!("no submission is of kind {kind}"),
         };
         (kind, (data & 0xffff_ffff) as usize)
@@ -222,6 +236,7 @@ pub struct Reactor {
     open_connections: usize,
     listeners: Vec<Option<Listener>>,
     watches: Vec<Option<Watch>>,
+    drivers: Vec<Option<Driver>>,
     /// Connections with something to submit or settle.
     dirty: Vec<u32>,
     /// Connections waiting for a pool buffer.
@@ -284,6 +299,7 @@ impl Reactor {
             open_connections: 0,
             listeners: Vec::new(),
             watches: Vec::new(),
+            drivers: Vec::new(),
             dirty: Vec::new(),
             stalled: Vec::new(),
             timed: Vec::new(),

@@ -218,6 +218,17 @@ impl Driver {
         told: &HashMap<String, String>,
         capability: &proto::VolumeCapability,
     ) -> Result<(), Status> {
+        self.stage_with(volume, told, capability, &Encryption::default())
+    }
+
+    /// As [`Self::stage`], with what an encrypted volume needs.
+    pub fn stage_with(
+        &self,
+        volume: &str,
+        told: &HashMap<String, String>,
+        capability: &proto::VolumeCapability,
+        encryption: &Encryption,
+    ) -> Result<(), Status> {
         let staging = self.staging(volume);
         std::fs::create_dir_all(&staging).expect("kubelet makes it");
         let request = proto::NodeStageVolumeRequest {
@@ -225,7 +236,8 @@ impl Driver {
             publish_context: told.clone(),
             staging_target_path: staging.display().to_string(),
             volume_capability: Some(capability.clone()),
-            ..proto::NodeStageVolumeRequest::default()
+            secrets: encryption.secrets.clone(),
+            volume_context: encryption.context.clone(),
         };
         self.node(async |mut it| it.node_stage_volume(request).await)
             .map(drop)
@@ -249,6 +261,17 @@ impl Driver {
         capability: &proto::VolumeCapability,
         readonly: bool,
     ) -> Result<PathBuf, Status> {
+        self.mount_with(volume, pod, (capability, readonly), &HashMap::new())
+    }
+
+    /// As [`Self::mount`], with the volume's context.
+    pub fn mount_with(
+        &self,
+        volume: &str,
+        pod: &str,
+        (capability, readonly): (&proto::VolumeCapability, bool),
+        context: &HashMap<String, String>,
+    ) -> Result<PathBuf, Status> {
         let target = self.path("pods").join(pod);
         let request = proto::NodePublishVolumeRequest {
             volume_id: volume.into(),
@@ -256,6 +279,7 @@ impl Driver {
             target_path: target.display().to_string(),
             volume_capability: Some(capability.clone()),
             readonly,
+            volume_context: context.clone(),
             ..proto::NodePublishVolumeRequest::default()
         };
         self.node(async |mut it| it.node_publish_volume(request).await)?;
@@ -295,6 +319,15 @@ impl Drop for Driver {
             }
         }
     }
+}
+
+/// What an encrypted volume needs beside the rest.
+#[derive(Clone, Default)]
+pub struct Encryption {
+    /// The volume's context.
+    pub context: HashMap<String, String>,
+    /// The node-stage secret.
+    pub secrets: HashMap<String, String>,
 }
 
 /// A file system of that kind, for one node.

@@ -126,7 +126,15 @@ impl Cluster {
             .status()
             .expect("kill runs");
         assert!(killed.success());
-        wait_for("the process's end", Duration::from_secs(10), || {
+        self.await_end(node);
+    }
+
+    /// Waits for the end of a node's daemon that was told to.
+    pub fn await_end(&self, node: &str) {
+        let text =
+            std::fs::read_to_string(self.path().join(format!("{node}.pid"))).expect("a pid file");
+        let pid = text.split_whitespace().next().expect("a pid").to_owned();
+        wait_for("the process's end", Duration::from_secs(30), || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             (stat.is_empty() || stat.contains(") Z ")).then_some(())
         });
@@ -143,11 +151,16 @@ impl Cluster {
 
     /// Starts a node's daemon again.
     pub fn restart(&self, node: &str) -> std::process::Child {
+        self.restart_with(node, &binary())
+    }
+
+    /// As [`Self::restart`], of another binary.
+    pub fn restart_with(&self, node: &str, program: &Path) -> std::process::Child {
         let log = std::fs::OpenOptions::new()
             .append(true)
             .open(self.path().join(format!("{node}.log")))
             .expect("a log");
-        let child = Command::new(binary())
+        let child = Command::new(program)
             .args(["daemon", "--dir"])
             .arg(self.path().join(node))
             .stdout(log.try_clone().expect("a handle"))

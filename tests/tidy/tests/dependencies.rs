@@ -51,7 +51,7 @@ const RANKS: &[(u8, &[&str])] = &[
     // It reads StorageClasses and asks daemons as the CSI driver does.
     (85, &["lockstep-scheduler-extender"]),
     // What drives all of them.
-    (90, &["netlab", "faultfs"]),
+    (90, &["netlab", "faultfs", "vm"]),
     (100, &["sim", "tidy", "lockstep-floor", "e2e"]),
     (110, &["crash", "lockstep-bench"]),
 ];

@@ -15,6 +15,10 @@ const MAY: &[(&str, &str)] = &[
         "mounting, loop devices, descriptors handed to the keeper",
     ),
     (
+        "lockstep-ublk",
+        "commands to /dev/ublk-control, and the memory in which the kernel describes requests",
+    ),
+    (
         "lockstep-floor",
         "the smallest program to compare with drives io_uring itself",
     ),

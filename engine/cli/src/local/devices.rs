@@ -14,9 +14,6 @@ use super::layout::{Layout, LocalNode};
 pub async fn close_devices(layout: &Layout) -> anyhow::Result<()> {
     for node in &layout.nodes {
         let directory = layout.directory(node);
-        if devices::keeper_pid(&directory).is_none() {
-            continue;
-        }
         let Ok(client) = connect(Target::Unix(directory.admin_socket())).await else {
             continue;
         };
@@ -24,7 +21,7 @@ pub async fn close_devices(layout: &Layout) -> anyhow::Result<()> {
             continue;
         };
         for device in listed.into_inner().devices {
-            if device.front_end() == proto::FrontEnd::Loop {
+            if device.front_end() != proto::FrontEnd::Nbd {
                 let request = proto::CloseDeviceRequest {
                     volume: device.volume,
                     attachment: device.attachment,

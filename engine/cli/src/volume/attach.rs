@@ -48,7 +48,13 @@ pub struct DetachArgs {
 enum FrontEndArg {
     /// A Unix socket that speaks NBD
     Nbd,
-    /// A block device, /dev/lockstep/NAME: loop over FUSE; the daemon must run as root
+    /// The best block device that the node has, /dev/lockstep/NAME; the daemon must run as root
+    Device,
+    /// A ublk device
+    Ublk,
+    /// A device of the kernel's NBD client
+    KernelNbd,
+    /// A loop device over FUSE
     #[value(alias = "fuse")]
     Loop,
     /// The best that the node has: a block device, or else the socket
@@ -72,6 +78,10 @@ struct Attached {
     uri: Option<String>,
     /// The block device.
     device: Option<String>,
+    /// What it is: "nbd" for the socket, "ublk", "kernel-nbd", "loop"; none if it is not there yet.
+    front_end: Option<&'static str>,
+    /// The better front-ends that the node does not have, each with why not.
+    passed_over: Vec<String>,
     /// Why requests wait; empty when they are served.
     waiting: String,
 }
@@ -158,6 +168,9 @@ async fn open(
 ) -> anyhow::Result<Option<proto::Device>> {
     let front_end = match front_end {
         FrontEndArg::Nbd => proto::FrontEnd::Nbd,
+        FrontEndArg::Device => proto::FrontEnd::Device,
+        FrontEndArg::Ublk => proto::FrontEnd::Ublk,
+        FrontEndArg::KernelNbd => proto::FrontEnd::KernelNbd,
         FrontEndArg::Loop => proto::FrontEnd::Loop,
         FrontEndArg::Auto => proto::FrontEnd::Unspecified,
     };
@@ -225,12 +238,14 @@ impl Attached {
         let is_nbd = device
             .as_ref()
             .is_some_and(|it| it.front_end() == proto::FrontEnd::Nbd);
-        let (path, waiting) = match device {
+        let front_end = device.as_ref().and_then(|it| name_of(it.front_end()));
+        let (path, waiting, passed_over) = match device {
             Some(device) => (
                 Some(device.path).filter(|path| !path.is_empty()),
                 device.waiting,
+                device.passed_over,
             ),
-            None => (None, String::new()),
+            None => (None, String::new(), Vec::new()),
         };
         let (socket, device) = if is_nbd { (path, None) } else { (None, path) };
         Self {
@@ -240,6 +255,8 @@ impl Attached {
             attachment: attachment.id,
             socket,
             device,
+            front_end,
+            passed_over,
             waiting,
         }
     }
@@ -251,7 +268,10 @@ impl Attached {
             lines.push(format!("NBD: {socket}"));
             lines.push(format!("URI: {uri}"));
         } else if let Some(device) = &self.device {
-            lines.push(format!("Device: {device}"));
+            let kind = self.front_end.unwrap_or("a block device");
+            lines.push(format!("Device: {device} ({kind})"));
+            let reasons = self.passed_over.iter();
+            lines.extend(reasons.map(|why| format!("Not {why}")));
         } else if self.waiting.is_empty() {
             lines.push(format!(
                 "Its device is there: 'lockstep volume attach {volume}' on that node prints it."
@@ -264,6 +284,17 @@ impl Attached {
             }
         }
         lines.join("\n")
+    }
+}
+
+/// A front-end as programs see it, and as it is asked for.
+fn name_of(front_end: proto::FrontEnd) -> Option<&'static str> {
+    match front_end {
+        proto::FrontEnd::Nbd => Some("nbd"),
+        proto::FrontEnd::Loop => Some("loop"),
+        proto::FrontEnd::KernelNbd => Some("kernel-nbd"),
+        proto::FrontEnd::Ublk => Some("ublk"),
+        proto::FrontEnd::Unspecified | proto::FrontEnd::Device => None,
     }
 }
 
@@ -318,11 +349,26 @@ mod tests {
         let device = proto::Device {
             front_end: proto::FrontEnd::Loop.into(),
             path: "/dev/loop7".into(),
+            passed_over: vec!["kernel-nbd: the kernel has no NBD client".into()],
             ..Default::default()
         };
         let attached = attached(Some(device));
         assert_eq!(attached.socket, None);
-        assert!(attached.text().ends_with("Device: /dev/loop7"));
+        let text = attached.text();
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "Device: /dev/loop7 (loop)",
+                "Not kernel-nbd: the kernel has no NBD client"
+            ]
+        );
+        let json = serde_json::to_value(&attached).expect("serialises");
+        assert_eq!(json["front_end"], "loop");
+        assert_eq!(
+            json["passed_over"][0],
+            "kernel-nbd: the kernel has no NBD client"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use lockstep_types::{AttachmentId, BLOCK, VolumeId};
 use tonic::{Code, Request, Response, Status};
 
 use super::Shared;
-use crate::devices::CloseError;
+use crate::devices::{CloseError, FrontEnd, Made};
 
 #[tonic::async_trait]
 impl Devices for Shared {
@@ -38,16 +38,17 @@ impl Devices for Shared {
             return Err(status(Code::FailedPrecondition, "wrong-attachment", words));
         }
         let wanted = match request.front_end() {
-            proto::FrontEnd::Unspecified if lockstep_fuse::unavailable().is_some() => {
-                proto::FrontEnd::Nbd
+            proto::FrontEnd::Nbd => return Ok(Response::new(device)),
+            proto::FrontEnd::Unspecified if !self.devices()?.any_available() => {
+                return Ok(Response::new(device));
             }
-            proto::FrontEnd::Unspecified => proto::FrontEnd::Loop,
-            named => named,
+            proto::FrontEnd::Unspecified | proto::FrontEnd::Device => None,
+            proto::FrontEnd::Loop => Some(FrontEnd::Loop),
+            proto::FrontEnd::KernelNbd => Some(FrontEnd::KernelNbd),
+            proto::FrontEnd::Ublk => Some(FrontEnd::Ublk),
         };
-        if wanted == proto::FrontEnd::Nbd {
-            return Ok(Response::new(device));
-        }
-        Ok(Response::new(self.block_device(id, &name, device).await?))
+        let device = self.block_device(id, &name, device, wanted).await?;
+        Ok(Response::new(device))
     }
 
     async fn close(
@@ -108,34 +109,28 @@ impl Shared {
         volume: VolumeId,
         name: &str,
         socket: proto::Device,
+        wanted: Option<FrontEnd>,
     ) -> Result<proto::Device, Status> {
         let failed =
             |e: anyhow::Error| status(Code::FailedPrecondition, "front-end", format!("{e:#}"));
         let attachment: AttachmentId = socket.attachment.parse().expect("made from an id");
-        let path = match self.devices()?.path(attachment) {
-            Some(path) => Some(path),
-            None if socket.waiting.is_empty() => {
-                let made = self.devices()?.open(volume, attachment, name).await;
-                Some(made.map_err(failed)?)
-            }
-            None => None,
-        };
-        Ok(proto::Device {
-            front_end: proto::FrontEnd::Loop.into(),
-            path: path.map_or_else(String::new, |path| path.display().to_string()),
-            ..socket
-        })
+        if self.devices()?.made(attachment).is_none() && !socket.waiting.is_empty() {
+            return Ok(proto::Device {
+                front_end: proto::FrontEnd::Device.into(),
+                path: String::new(),
+                ..socket
+            });
+        }
+        let whose = (volume, attachment);
+        let made = self.devices()?.open(whose, name, wanted).await;
+        Ok(describe(made.map_err(failed)?, socket))
     }
 
     /// The block device beside a socket, if one was made.
     fn block_device_of(&self, socket: &proto::Device) -> Option<proto::Device> {
         let attachment = socket.attachment.parse().ok()?;
-        let path = self.devices().ok()?.path(attachment)?;
-        Some(proto::Device {
-            front_end: proto::FrontEnd::Loop.into(),
-            path: path.display().to_string(),
-            ..socket.clone()
-        })
+        let made = self.devices().ok()?.made(attachment)?;
+        Some(describe(made, socket.clone()))
     }
 
     /// The NBD socket of a volume that is attached here.
@@ -174,6 +169,22 @@ impl Shared {
                 .to_string(),
             bytes: volume.blocks * BLOCK as u64,
             waiting,
+            passed_over: Vec::new(),
         })
+    }
+}
+
+/// A device beside its volume's socket.
+fn describe(made: Made, socket: proto::Device) -> proto::Device {
+    let front_end = match made.choice.front_end {
+        FrontEnd::Ublk => proto::FrontEnd::Ublk,
+        FrontEnd::KernelNbd => proto::FrontEnd::KernelNbd,
+        FrontEnd::Loop => proto::FrontEnd::Loop,
+    };
+    proto::Device {
+        front_end: front_end.into(),
+        path: made.path.display().to_string(),
+        passed_over: made.choice.passed_over,
+        ..socket
     }
 }

@@ -1,9 +1,9 @@
 //! The steps of making a device and taking it apart that wait for the kernel, which may wait for this
 //! daemon's data plane in turn: never run on its thread, nor on tokio's own.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -66,8 +66,48 @@ pub fn write_back(record: &Record) -> Result<(), CloseError> {
     if is_claimed(&path) {
         return Err(CloseError::InUse { path });
     }
-    let synced = device.file().sync_all();
+    sync(device.file(), &path)
+}
+
+/// As [`write_back`], of a device by its node.
+pub fn write_back_node(path: &Path) -> Result<(), CloseError> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let device = opened.with_context(|| format!("cannot open {}", path.display()))?;
+    sync(&device, path)
+}
+
+fn sync(device: &File, path: &Path) -> Result<(), CloseError> {
+    let synced = device.sync_all();
     Ok(synced.with_context(|| format!("cannot write {} back", path.display()))?)
+}
+
+/// Whether a process that can be seen from here has a device open.
+pub fn is_open(path: &Path) -> bool {
+    let Ok(number) = std::fs::metadata(path).map(|it| it.rdev()) else {
+        return false;
+    };
+    let opened = |process: std::fs::DirEntry| {
+        let descriptors = std::fs::read_dir(process.path().join("fd"));
+        descriptors.into_iter().flatten().flatten().any(|it| {
+            // Of the file behind the link, which is not opened for that.
+            std::fs::metadata(it.path())
+                .is_ok_and(|it| it.file_type().is_block_device() && it.rdev() == number)
+        })
+    };
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(opened)
+}
+
+/// The bytes of a block device, without opening it.
+pub fn size_of(path: &Path) -> io::Result<u64> {
+    let name = path.file_name().unwrap_or_default();
+    let text = std::fs::read_to_string(Path::new("/sys/block").join(name).join("size"))?;
+    let sectors: u64 = text.trim().parse().map_err(io::Error::other)?;
+    // Always counted in sectors of 512 bytes.
+    Ok(sectors * 512)
 }
 
 /// Detaches the loop device, if it did not go with its last user already.
@@ -108,12 +148,15 @@ pub fn abandon(record: &Record) {
     clean(record);
 }
 
+/// As [`link`], of a loop device.
+pub fn link_loop(record: &Record) -> PathBuf {
+    link(&record.name, &loop_path(record.number.unwrap_or_default()))
+}
+
 /// Makes `/dev/lockstep/NAME`; what a user opens. A link that belongs to a living device of another
 /// cluster on this host stays.
-pub fn link(record: &Record) -> PathBuf {
-    let number = record.number.unwrap_or_default();
-    let device = loop_path(number);
-    let path = Path::new(LINKS).join(&record.name);
+pub fn link(name: &str, device: &Path) -> PathBuf {
+    let path = Path::new(LINKS).join(name);
     let made = std::fs::create_dir_all(LINKS).and_then(|()| {
         if let Ok(target) = std::fs::read_link(&path) {
             if target != device && is_ours(&target) {
@@ -121,39 +164,48 @@ pub fn link(record: &Record) -> PathBuf {
             }
             std::fs::remove_file(&path)?;
         }
-        std::os::unix::fs::symlink(&device, &path)
+        std::os::unix::fs::symlink(device, &path)
     });
     match made {
         Ok(()) => path,
         Err(error) => {
             tracing::info!(path = %path.display(), %error, "the device has no link; its own name serves");
-            device
+            device.to_owned()
         }
     }
 }
 
 /// Whether a target of a link is a device of some daemon's.
 fn is_ours(target: &Path) -> bool {
-    let number = target
-        .to_str()
-        .and_then(|text| text.strip_prefix("/dev/loop"))
-        .and_then(|number| number.parse().ok());
-    number.is_some_and(|number| {
-        LoopDevice::label_of(number).is_ok_and(|found| found.starts_with(&label("")))
-    })
+    let number = |prefix: &str| -> Option<u32> {
+        let text = target.to_str()?.strip_prefix(prefix)?;
+        text.parse().ok()
+    };
+    let found = match (number("/dev/loop"), number("/dev/nbd")) {
+        (Some(number), _) => LoopDevice::label_of(number).ok(),
+        (_, Some(number)) => lockstep_kernel_nbd::backend_of(number),
+        // Who has made it, the name does not say.
+        _ => return number("/dev/ublkb").is_some() && target.exists(),
+    };
+    found.is_some_and(|found| found.starts_with(&label("")))
 }
 
 /// Removes the names of a device.
 fn clean(record: &Record) {
-    let path = Path::new(LINKS).join(&record.name);
-    if let Some(number) = record.number
-        && std::fs::read_link(&path).is_ok_and(|target| target == loop_path(number))
-    {
+    if let Some(number) = record.number {
+        unlink(&record.name, &loop_path(number));
+    }
+    let _ = std::fs::remove_dir(&record.mount);
+}
+
+/// Removes the link to a device, if it is that.
+pub fn unlink(name: &str, device: &Path) {
+    let path = Path::new(LINKS).join(name);
+    if std::fs::read_link(&path).is_ok_and(|target| target == device) {
         let _ = std::fs::remove_file(&path);
         // Only if it is empty.
         let _ = std::fs::remove_dir(LINKS);
     }
-    let _ = std::fs::remove_dir(&record.mount);
 }
 
 /// The node of a loop device.

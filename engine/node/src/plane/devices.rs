@@ -140,7 +140,7 @@ impl Devices {
     fn of(&self, client: Client) -> Option<&Served> {
         match client {
             Client::Device(key) => self.served.get(&key),
-            Client::Socket(_) => None,
+            Client::Socket(_) | Client::Ublk(_) => None,
         }
     }
 }

@@ -4,14 +4,16 @@
 //! An attachment id is bound to each session at negotiation (R12): requests carry it for the
 //! session's whole life, whatever the volume is published as later.
 
+mod connection;
 mod devices;
 mod requests;
 mod tally;
+mod ublk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use lockstep_frontend::{Answer, Done, Op, Run};
+use lockstep_frontend::{Done, Op, Run};
 use lockstep_fuse::Negotiated;
 use lockstep_logic::io::{AttachmentState, Tag};
 use lockstep_nbd::{
@@ -21,6 +23,7 @@ use lockstep_types::{
     AttachmentId, BLOCK, BlockRange, EXTENT, Nanos, Request, RequestError, Response, VolumeId,
 };
 
+use connection::{Connection, Front, Via};
 pub use requests::Gather;
 use requests::{Origin, Requests};
 pub use tally::{BOUNDS, Kind, Tally};
@@ -49,6 +52,17 @@ pub enum Action<K> {
     },
     /// The kernel has agreed: to be kept beside the device.
     DeviceReady(K, Negotiated),
+    /// Answer the request of a tag of a ublk device with these bytes and this result.
+    Commit {
+        /// The device.
+        key: K,
+        /// Its tag.
+        tag: u16,
+        /// Of a read.
+        data: lockstep_frontend::ReadParts,
+        /// Bytes, 0, or an errno, negative.
+        result: i32,
+    },
     /// The kernel has let go of a device, and why.
     DeviceEnded(K, String),
     /// Put to the node.
@@ -83,29 +97,6 @@ struct Attached {
     state: AttachmentState,
     /// As of the last `Open`; zero before the first.
     blocks: u64,
-}
-
-#[derive(Debug)]
-struct Connection {
-    front: Front,
-    /// Fixed by the socket or device; for a client that came by TCP, the one it named last.
-    volume: Option<VolumeId>,
-    /// Bound when the client opened the export, or the device was made.
-    attachment: Option<AttachmentId>,
-    /// The socket or device is gone; kept until the last request is answered.
-    gone: bool,
-}
-
-#[derive(Debug)]
-enum Front {
-    Nbd {
-        session: Box<Session>,
-        /// Came by TCP: names any volume of this node, after STARTTLS.
-        remote: bool,
-        /// An open that waits for the volume.
-        waiting: Option<(String, Intent)>,
-    },
-    Fuse(Box<lockstep_fuse::Session>),
 }
 
 /// All exports of one data-plane thread.
@@ -186,13 +177,19 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
         names.into_iter().map(tally).collect()
     }
 
-    /// Clients that have the volume open by NBD.
+    /// Clients that have the volume open by NBD; the kernel's, of a block device, is none.
     pub fn clients(&self, volume: VolumeId) -> usize {
         let using = |c: &&Connection| {
             c.volume == Some(volume)
                 && !c.gone
                 && c.attachment.is_some()
-                && matches!(c.front, Front::Nbd { .. })
+                && matches!(
+                    c.front,
+                    Front::Nbd {
+                        via: Via::Socket | Via::Tcp,
+                        ..
+                    }
+                )
         };
         self.connections.values().filter(using).count()
     }
@@ -222,10 +219,7 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
             let bytes = blocks * BLOCK as u64;
             for connection in self.connections.values_mut() {
                 if connection.attachment == Some(attachment) {
-                    match &mut connection.front {
-                        Front::Nbd { session, .. } => session.grown(bytes),
-                        Front::Fuse(session) => session.grown(bytes),
-                    }
+                    connection.grown(bytes);
                 }
             }
         }
@@ -233,20 +227,35 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
 
     /// A client connected to the socket of this volume.
     pub fn connected(&mut self, key: K, volume: VolumeId, out: &mut Vec<Action<K>>) {
-        self.begin(key, Some(volume), Tls::Unsupported, out);
+        self.begin(key, Some(volume), Via::Socket, out);
+    }
+
+    /// The kernel is to have a session for the block device of this publication.
+    pub fn connected_by_kernel(
+        &mut self,
+        key: K,
+        volume: VolumeId,
+        attachment: AttachmentId,
+        out: &mut Vec<Action<K>>,
+    ) {
+        self.begin(key, Some(volume), Via::Kernel(attachment), out);
     }
 
     /// A client connected by TCP: it must encrypt, and then names what it wants.
     pub fn connected_remotely(&mut self, key: K, out: &mut Vec<Action<K>>) {
-        self.begin(key, None, Tls::Required, out);
+        self.begin(key, None, Via::Tcp, out);
     }
 
-    fn begin(&mut self, key: K, volume: Option<VolumeId>, tls: Tls, out: &mut Vec<Action<K>>) {
+    fn begin(&mut self, key: K, volume: Option<VolumeId>, via: Via, out: &mut Vec<Action<K>>) {
+        let tls = match via {
+            Via::Tcp => Tls::Required,
+            Via::Socket | Via::Kernel(_) => Tls::Unsupported,
+        };
         let limits = Limits { tls, ..self.limits };
         let connection = Connection {
             front: Front::Nbd {
                 session: Box::new(Session::new(limits)),
-                remote: tls == Tls::Required,
+                via,
                 waiting: None,
             },
             volume,
@@ -277,9 +286,14 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
 
     /// Whether to read from this connection.
     pub fn wants_more(&self, key: K) -> bool {
-        self.connections.get(&key).is_some_and(|c| {
-            !c.gone && matches!(&c.front, Front::Nbd { session, .. } if session.wants_more())
-        })
+        let Some(connection) = self.connections.get(&key) else {
+            return false;
+        };
+        let Front::Nbd { session, via, .. } = &connection.front else {
+            return false;
+        };
+        let left_to_the_next = self.stopping && matches!(via, Via::Kernel(_));
+        !connection.gone && !left_to_the_next && session.wants_more()
     }
 
     /// The node answered a piece. The only way to a client's answer.
@@ -326,10 +340,16 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
         self.requests.in_flight()
     }
 
-    /// Takes no more requests anywhere.
+    /// Takes no more requests anywhere. Block devices hear nothing of it: they wait for the next daemon.
     pub fn stop(&mut self, out: &mut Vec<Action<K>>) {
         self.stopping = true;
-        for key in self.connections.keys().copied().collect::<Vec<_>>() {
+        let clients: Vec<K> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| !c.is_device())
+            .map(|(key, _)| *key)
+            .collect();
+        for key in clients {
             self.drive(key, out, |session, outs| session.shutdown(outs));
         }
     }
@@ -386,13 +406,10 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
         };
-        let Front::Nbd {
-            remote, waiting, ..
-        } = &mut connection.front
-        else {
+        let Front::Nbd { via, waiting, .. } = &mut connection.front else {
             return;
         };
-        if *remote {
+        if *via == Via::Tcp {
             connection.volume = named;
         }
         let Some(volume) = connection.volume else {
@@ -413,11 +430,15 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
                 Front::Nbd { waiting, .. } => {
                     waiting.clone().map(|(name, intent)| (*key, name, intent))
                 }
-                Front::Fuse(_) => None,
+                Front::Fuse(_) | Front::Ublk(_) => None,
             })
             .collect();
         for (key, name, intent) in asking {
-            let attached = self.volumes.get(&volume);
+            let only = self.connections[&key].only();
+            let attached = self
+                .volumes
+                .get(&volume)
+                .filter(|attached| only.is_none_or(|id| id == attached.attachment));
             let Some(answer) = offer(attached, &name, self.stopping) else {
                 continue;
             };
@@ -439,7 +460,7 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
             return;
         };
         let own = connection.volume;
-        let remote = matches!(connection.front, Front::Nbd { remote: true, .. });
+        let remote = matches!(connection.front, Front::Nbd { via: Via::Tcp, .. });
         let listed: Vec<Listed> = self
             .volumes
             .iter()
@@ -492,33 +513,25 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
     fn settle(&mut self, out: &mut Vec<Action<K>>) {
         while let Some((key, tag, answer)) = self.requests.next_answer() {
             match self.connections.get(&key).map(|c| &c.front) {
+                None => {}
+                // What fails because this daemon stops is not answered: the next one is given it again.
+                Some(_)
+                    if self.connections[&key].is_device() && self.stopping && answer.is_err() => {}
                 Some(Front::Nbd { .. }) => self.step(key, out, |session, outs| {
                     session.complete(tag, answer, outs)
                 }),
-                Some(Front::Fuse(_)) => self.complete_device(key, tag, answer, out),
-                None => {}
+                Some(Front::Fuse(_)) => self.device_step(key, out, |session, outs| {
+                    session.complete(tag, answer, outs)
+                }),
+                Some(Front::Ublk(_)) => self.ublk_step(key, out, |session, outs| {
+                    session.complete(tag, answer, outs)
+                }),
             }
         }
     }
 
-    /// What fails because this daemon stops is not answered: the next one is given it again.
-    fn complete_device(&mut self, key: K, tag: u64, answer: Answer, out: &mut Vec<Action<K>>) {
-        if answer.is_ok() || !self.stopping {
-            self.device_step(key, out, |session, outs| {
-                session.complete(tag, answer, outs)
-            });
-        }
-    }
-
     fn forget_if_done(&mut self, key: K) {
-        let done = |c: &Connection| {
-            let in_flight = match &c.front {
-                Front::Nbd { session, .. } => session.in_flight(),
-                Front::Fuse(session) => session.in_flight(),
-            };
-            c.gone && in_flight == 0
-        };
-        if self.connections.get(&key).is_some_and(done) {
+        if self.connections.get(&key).is_some_and(Connection::is_done) {
             self.connections.remove(&key);
         }
     }
@@ -574,7 +587,8 @@ fn offer(
 mod tests {
     use super::*;
     use lockstep_frontend::{Flags, IoError, Payload};
-    use lockstep_nbd::client::{Connection as Client, Content, Event, Options, Reply};
+    use lockstep_nbd::client::{ClientError, Connection as Client, Content, Event, Options, Reply};
+    use lockstep_types::RequestOp;
     use std::collections::VecDeque;
 
     const VOLUME: VolumeId = VolumeId::from_u128(1);
@@ -597,22 +611,43 @@ mod tests {
         replies: Vec<Reply>,
         requests: Vec<(Tag, Request)>,
         closed: Option<CloseReason>,
+        refused: bool,
     }
 
     impl<'a> Rig<'a> {
         fn new(buffers: &'a Buffers) -> Self {
+            Self::connected(buffers, |exports, actions| {
+                exports.connected(7, VOLUME, actions);
+            })
+        }
+
+        fn of_kernel(buffers: &'a Buffers, attachment: AttachmentId) -> Self {
+            Self::connected(buffers, |exports, actions| {
+                exports.connected_by_kernel(7, VOLUME, attachment, actions);
+            })
+        }
+
+        fn connected(
+            buffers: &'a Buffers,
+            connect: impl FnOnce(&mut Exports<u32, &'a Buffers>, &mut Vec<Action<u32>>),
+        ) -> Self {
             let mut exports = Exports::new(Limits::default(), buffers);
             exports.attach(VOLUME, "pg".into(), ATTACHMENT);
-            let client = Client::new(Options::new("pg"));
+            let client = Client::new(Options {
+                export: "pg".into(),
+                structured: false,
+                allocation: false,
+            });
             let mut rig = Self {
                 exports,
                 client,
                 replies: Vec::new(),
                 requests: Vec::new(),
                 closed: None,
+                refused: false,
             };
             let mut actions = Vec::new();
-            rig.exports.connected(7, VOLUME, &mut actions);
+            connect(&mut rig.exports, &mut actions);
             rig.run(actions);
             rig
         }
@@ -624,9 +659,11 @@ mod tests {
                     Action::Send(7, parts) => {
                         let bytes: Vec<u8> = parts.iter().flatten().copied().collect();
                         let mut events = Vec::new();
-                        self.client
-                            .receive(bytes.clone().into(), &mut events)
-                            .expect("the server speaks NBD");
+                        match self.client.receive(bytes.clone().into(), &mut events) {
+                            Ok(()) => {}
+                            Err(ClientError::Refused { .. }) => self.refused = true,
+                            Err(error) => panic!("the server speaks NBD: {error}"),
+                        }
                         let mut more = Vec::new();
                         self.exports.sent(7, bytes.len(), &mut more);
                         for event in events {
@@ -813,5 +850,56 @@ mod tests {
         rig.exports.detach(VOLUME, &mut actions);
         rig.run(actions);
         assert!(rig.closed.as_ref().is_some_and(CloseReason::is_clean));
+    }
+
+    #[test]
+    fn the_kernel_is_served_under_its_devices_publication_only() {
+        let buffers = Buffers(true.into());
+        let mut rig = Rig::of_kernel(&buffers, AttachmentId::from_u128(3));
+        rig.state(OPEN);
+        assert!(rig.refused, "R12: the device is of another publication");
+        let mut rig = Rig::of_kernel(&buffers, ATTACHMENT);
+        rig.state(OPEN);
+        assert!(!rig.refused);
+        rig.submit(
+            Op::Write,
+            0,
+            BLOCK as u32,
+            Bytes::from(vec![5; BLOCK]).into(),
+        );
+        rig.complete(|_| Ok(Response::Done));
+        assert!(matches!(rig.replies[0].result, Ok(Content::Plain)));
+        assert_eq!(
+            rig.exports.clients(VOLUME),
+            0,
+            "no client that stands in the way of a detach"
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_is_not_answered_before_the_daemon_stops_is_left_to_the_next() {
+        let buffers = Buffers(true.into());
+        let mut rig = Rig::of_kernel(&buffers, ATTACHMENT);
+        rig.state(OPEN);
+        rig.submit(
+            Op::Write,
+            0,
+            BLOCK as u32,
+            Bytes::from(vec![5; BLOCK]).into(),
+        );
+        rig.submit(Op::Read, 0, BLOCK as u32, Payload::new());
+        let mut actions = Vec::new();
+        rig.exports.stop(&mut actions);
+        rig.run(actions);
+        assert_eq!(rig.closed, None, "it is not told either");
+        assert!(!rig.exports.wants_more(7));
+        rig.complete(|request| match request.op {
+            RequestOp::Read => Err(RequestError::NotOpen),
+            _ => Ok(Response::Done),
+        });
+        let [answered] = &rig.replies[..] else {
+            panic!("what was done is told, and nothing else: {:?}", rig.replies);
+        };
+        assert!(matches!(answered.result, Ok(Content::Plain)));
     }
 }

@@ -8,7 +8,8 @@
 //! | disk operations and their results | [`disks`] |
 //! | replication links | [`links`] |
 //! | NBD by a Unix socket, by TCP | `socket`, `remote` |
-//! | NBD sessions and FUSE devices | [`exports`], `devices` |
+//! | sessions of NBD, FUSE and ublk | [`exports`] |
+//! | the descriptors behind FUSE and ublk devices | `devices`, `ublk` |
 //! | to and from tokio | this one |
 
 mod buffers;
@@ -20,9 +21,11 @@ mod remote;
 mod socket;
 mod start;
 mod turn;
+mod ublk;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,7 +36,8 @@ use lockstep_fuse::{Device, Negotiated};
 use lockstep_logic::Inspection;
 use lockstep_logic::io::{AttachmentState, NodeEvent, ProposalResult, Ticket};
 use lockstep_ring::{Disk, MailSender, Reactor, mailbox};
-use lockstep_types::{AttachmentId, DeviceId, Incarnation, ReplicaId, VolumeId};
+use lockstep_types::{AttachmentId, DeviceId, Incarnation, NodeId, ReplicaId, VolumeId};
+use lockstep_ublk::Queue;
 use std::sync::mpsc::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -113,6 +117,30 @@ pub enum Order {
         ticket: Ticket,
         /// Which.
         serve: Box<ServeDevice>,
+    },
+    /// Speak NBD with the kernel, for a block device of its own client.
+    ServeKernel {
+        /// Comes back in [`PlaneReport::DeviceEnded`], when the connection is over.
+        ticket: Ticket,
+        /// The volume.
+        volume: VolumeId,
+        /// Its publication: the session is bound to it (R12).
+        attachment: AttachmentId,
+        /// This side of the connection.
+        socket: OwnedFd,
+    },
+    /// Serve a ublk device.
+    ServeUblk {
+        /// Comes back in [`PlaneReport::DeviceEnded`], when the kernel has given up its last tag.
+        ticket: Ticket,
+        /// The volume.
+        volume: VolumeId,
+        /// Its publication: requests carry it for the device's whole life (R12).
+        attachment: AttachmentId,
+        /// Its requests.
+        queue: Box<Queue>,
+        /// Bytes of the volume.
+        size: u64,
     },
     /// Serve the device of this publication no longer.
     Unserve(AttachmentId),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use lockstep_control::{Change, Volume};
 use lockstep_logic::Node;
-use lockstep_logic::io::{Input, Output, ProposalResult};
+use lockstep_logic::io::{Input, Output, ProposalResult, Ticket};
 use lockstep_nbd::Limits;
 use lockstep_ring::timer::boottime;
 use lockstep_ring::{ConnId, Event, ListenerId, MailReceiver, Pool, Reactor};
@@ -24,6 +24,7 @@ use super::exports::{Action, Exports};
 use super::links::Links;
 use super::remote::Remote;
 use super::socket::Socket;
+use super::ublk::Queues;
 use super::{Measures, Order, PlaneConfig, PlaneReport, ServeDevice};
 
 /// While something waits for a buffer, it is tried again this often.
@@ -42,11 +43,14 @@ pub(super) struct DataPlane {
     links: Links,
     exports: Exports<Client, FromPool>,
     devices: Devices,
+    queues: Queues,
     /// NBD by TCP, if this node offers it.
     remote: Option<Remote>,
     sockets: BTreeMap<VolumeId, Socket>,
     listeners: BTreeMap<ListenerId, VolumeId>,
     clients: BTreeMap<ConnId, Flow>,
+    /// Connections to the kernel's NBD client, each with its order and its publication.
+    kernel: BTreeMap<ConnId, (Ticket, AttachmentId)>,
     /// Connections being accepted on an export's socket, or by TCP.
     arriving: BTreeMap<ConnId, Option<VolumeId>>,
     directory: PathBuf,
@@ -71,6 +75,8 @@ pub(super) enum Client {
     Socket(ConnId),
     /// The kernel, by FUSE; numbered as they come.
     Device(u64),
+    /// The kernel, by ublk; numbered as they come.
+    Ublk(u64),
 }
 
 /// What is under way to an NBD client.
@@ -119,10 +125,12 @@ impl DataPlane {
             links,
             exports: Exports::new(limits, FromPool(reactor.pool().clone())),
             devices: Devices::default(),
+            queues: Queues::default(),
             remote,
             sockets: BTreeMap::new(),
             listeners: BTreeMap::new(),
             clients: BTreeMap::new(),
+            kernel: BTreeMap::new(),
             arriving: BTreeMap::new(),
             directory: config.exports,
             reports,
@@ -234,6 +242,7 @@ impl DataPlane {
                 self.arriving.remove(&conn);
                 if self.clients.remove(&conn).is_some() {
                     self.exports.closed(Client::Socket(conn));
+                    self.kernel_left(conn, reason.to_string());
                 } else {
                     self.links.closed(conn, &reason, &mut self.fresh);
                 }
@@ -245,6 +254,14 @@ impl DataPlane {
                 }
             }
             Event::Readable { watch } => self.devices.readable(watch),
+            Event::Commanded {
+                driver,
+                token,
+                result,
+            } => {
+                let told = self.queues.told(driver, token, result, reactor);
+                self.ublk_told(told, reactor);
+            }
             Event::Writable { .. } | Event::Timer => {}
         }
         self.settle(reactor);
@@ -295,12 +312,22 @@ impl DataPlane {
                 return;
             }
             Order::Serve { ticket, serve } => return self.serve(ticket, *serve, reactor),
-            Order::Unserve(attachment) => {
-                if let Some(client) = self.devices.remove(attachment, reactor) {
-                    self.exports.closed(client);
-                }
-                return;
+            Order::ServeKernel {
+                ticket,
+                volume,
+                attachment,
+                socket,
+            } => return self.serve_kernel(ticket, (volume, attachment), socket, reactor),
+            Order::ServeUblk {
+                ticket,
+                volume,
+                attachment,
+                queue,
+                size,
+            } => {
+                return self.serve_ublk(ticket, (volume, attachment), (*queue, size), reactor);
             }
+            Order::Unserve(attachment) => return self.unserve(attachment, reactor),
             Order::Inspect(asker) => {
                 // Whoever asked may have gone.
                 let _ = asker.send(self.node.inspect(boottime()));
@@ -440,9 +467,15 @@ impl DataPlane {
                     }
                     reactor.close(conn);
                 }
-                Action::Close(Client::Device(_), _) => {
+                Action::Close(Client::Device(_) | Client::Ublk(_), _) => {
                     unreachable!("the kernel closes a device, not we")
                 }
+                Action::Commit {
+                    key,
+                    tag,
+                    data,
+                    result,
+                } => self.queues.commit(key, tag, (&data, result), reactor),
                 Action::Status {
                     client,
                     tag,

@@ -88,8 +88,8 @@ impl Reactor {
         self.collect();
         let mut completions = std::mem::take(&mut self.completions);
         for (data, result, flags) in completions.drain(..) {
-            self.in_flight -= 1;
             let (kind, slot) = Kind::untag(data);
+            self.in_flight -= usize::from(kind != Kind::Command);
             match kind {
                 Kind::Disk => self.on_disk(slot, result, events),
                 Kind::Accept => self.on_accept(slot, result, events),
@@ -104,6 +104,7 @@ impl Reactor {
                 Kind::Mail => self.arm_mail(),
                 Kind::Cancel => {}
                 Kind::Watch => self.on_watch(slot, events),
+                Kind::Command => self.on_command(slot, result, events),
             }
         }
         if self.completions.is_empty() {
@@ -136,7 +137,8 @@ impl Drop for Reactor {
                 }
             }
             self.collect();
-            self.in_flight -= self.completions.len();
+            let counted = |(data, ..): &&(u64, i32, u32)| Kind::untag(*data).0 != Kind::Command;
+            self.in_flight -= self.completions.iter().filter(counted).count();
             self.completions.clear();
         }
         // The kernel takes a ring apart later, on its own time; a disk's claim (R23) must end with

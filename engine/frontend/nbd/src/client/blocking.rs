@@ -57,6 +57,25 @@ impl Blocking {
         Self::handshake(Socket::Tcp(socket), options, timeout)
     }
 
+    /// Shakes hands over a connected socket, and leaves the socket to whoever sends the requests, with no timeout of
+    /// its own. `timeout` bounds the wait for any one answer. `options` ask for simple replies: of others the
+    /// server would have to be told nothing more either.
+    pub fn shake_hands(
+        socket: UnixStream,
+        options: Options,
+        timeout: Duration,
+    ) -> Result<(UnixStream, Export), ClientError> {
+        let client = Self::handshake(Socket::Unix(socket), options, timeout)?;
+        let export = client.export;
+        let Socket::Unix(socket) = client.socket else {
+            unreachable!("it was one before");
+        };
+        // The server is silent until it is asked: nothing of the stream has been read too far.
+        socket.set_read_timeout(None)?;
+        socket.set_write_timeout(None)?;
+        Ok((socket, export))
+    }
+
     fn handshake(socket: Socket, options: Options, timeout: Duration) -> Result<Self, ClientError> {
         socket.set_timeouts(timeout, STUCK)?;
         let mut client = Self {

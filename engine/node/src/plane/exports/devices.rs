@@ -75,7 +75,7 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
         self.forget_if_done(key);
     }
 
-    fn device_request(
+    pub(super) fn device_request(
         &mut self,
         key: K,
         request: &lockstep_frontend::Request,
@@ -96,7 +96,7 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
                 let state = self.state_of(origin.volume, origin.attachment);
                 self.requests.flush(origin, request.tag, state);
             }
-            Op::BlockStatus => unreachable!("FUSE asks for no status"),
+            Op::BlockStatus => unreachable!("the kernel asks for no status"),
             Op::Read | Op::Write | Op::Trim | Op::WriteZeroes => {
                 self.requests.begin(origin, request, out);
             }

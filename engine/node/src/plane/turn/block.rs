@@ -1,10 +1,16 @@
 //! Block devices on the data plane's thread: their messages to the sessions, and their end.
 
+use std::os::fd::OwnedFd;
+
 use lockstep_fuse::{Received, Session};
 use lockstep_logic::io::Ticket;
-use lockstep_ring::Reactor;
+use lockstep_ring::{ConnId, Reactor};
+use lockstep_types::{AttachmentId, VolumeId};
+use lockstep_ublk::Queue;
 
-use super::{Client, DataPlane, PlaneReport, ServeDevice};
+use crate::plane::ublk::Told;
+
+use super::{Client, DataPlane, Flow, PlaneReport, ServeDevice};
 
 /// Messages read from one device before others have their turn.
 const READS: usize = 64;
@@ -45,6 +51,109 @@ impl DataPlane {
         };
         self.exports
             .open_device(client, volume, attachment, session);
+    }
+
+    /// Has a session with the kernel's NBD client over this socket.
+    pub(super) fn serve_kernel(
+        &mut self,
+        ticket: Ticket,
+        (volume, attachment): (VolumeId, AttachmentId),
+        socket: OwnedFd,
+        reactor: &mut Reactor,
+    ) {
+        match reactor.adopt(socket, None) {
+            Ok(conn) => {
+                self.kernel.insert(conn, (ticket, attachment));
+                self.clients.insert(conn, Flow::default());
+                let client = Client::Socket(conn);
+                let actions = &mut self.actions;
+                self.exports
+                    .connected_by_kernel(client, volume, attachment, actions);
+                self.settle(reactor);
+            }
+            Err(error) => self.report(PlaneReport::DeviceEnded {
+                ticket,
+                attachment,
+                why: error.to_string(),
+            }),
+        }
+    }
+
+    /// Serves a ublk device from now on.
+    pub(super) fn serve_ublk(
+        &mut self,
+        ticket: Ticket,
+        (volume, attachment): (VolumeId, AttachmentId),
+        (queue, size): (Queue, u64),
+        reactor: &mut Reactor,
+    ) {
+        let depth = queue.tags().end;
+        match self.queues.add(ticket, attachment, queue, reactor) {
+            Ok(client) => {
+                let session = lockstep_ublk::Session::new(size, false, depth);
+                self.exports.open_ublk(client, volume, attachment, session);
+            }
+            Err(error) => self.report(PlaneReport::DeviceEnded {
+                ticket,
+                attachment,
+                why: error.to_string(),
+            }),
+        }
+    }
+
+    /// The kernel said something of a tag of a ublk device.
+    pub(super) fn ublk_told(&mut self, told: Told, reactor: &mut Reactor) {
+        match told {
+            Told::Request {
+                client,
+                tag,
+                descriptor,
+                payload,
+            } => {
+                let actions = &mut self.actions;
+                self.exports
+                    .ublk_received(client, tag, &descriptor, payload, actions);
+            }
+            Told::Ended(client) => {
+                let Some((ticket, attachment)) = self.queues.order(client) else {
+                    return;
+                };
+                self.queues.remove(attachment, reactor);
+                self.exports.closed(client);
+                self.report(PlaneReport::DeviceEnded {
+                    ticket,
+                    attachment,
+                    why: "its disk was taken away".into(),
+                });
+            }
+            Told::Nothing => {}
+        }
+    }
+
+    /// A connection is over; if it was the kernel's, that is told.
+    pub(super) fn kernel_left(&mut self, conn: ConnId, why: String) {
+        if let Some((ticket, attachment)) = self.kernel.remove(&conn) {
+            self.report(PlaneReport::DeviceEnded {
+                ticket,
+                attachment,
+                why,
+            });
+        }
+    }
+
+    /// Lets go of a device.
+    pub(super) fn unserve(&mut self, attachment: AttachmentId, reactor: &mut Reactor) {
+        if let Some(client) = self.devices.remove(attachment, reactor) {
+            self.exports.closed(client);
+        }
+        if let Some(client) = self.queues.remove(attachment, reactor) {
+            self.exports.closed(client);
+        }
+        for (conn, (_, served)) in &self.kernel {
+            if *served == attachment {
+                reactor.close(*conn);
+            }
+        }
     }
 
     /// Reads what the devices have, as far as their sessions want it.
