@@ -443,14 +443,15 @@ fn a_scrape_says_what_clients_see_and_what_the_cluster_holds() {
     let all = wait_for("writes being counted", PATIENCE, || {
         let all = scrape(&fleet, &["a1", "b1", "w1"]);
         let count = "lockstep_volume_request_seconds_count{volume=\"pg\",op=\"write\"}";
-        (sample(&all, count)? > 0.0).then_some(all)
+        // That it is open comes with a heartbeat.
+        let open = sample(&all, "lockstep_volume_open{volume=\"pg\"}")? == 1.0;
+        (open && sample(&all, count)? > 0.0).then_some(all)
     });
     let is = |name: &str, value: f64| assert_eq!(sample(&all, name), Some(value), "{name}\n{all}");
     is("lockstep_cluster_node_answers{node=\"b1\",site=\"b\"}", 1.0);
     is("lockstep_volume_copies_wanted{volume=\"pg\"}", 2.0);
     is("lockstep_volume_copies_certified{volume=\"pg\"}", 2.0);
     is("lockstep_volume_single_site{volume=\"pg\"}", 0.0);
-    is("lockstep_volume_open{volume=\"pg\"}", 1.0);
     is("lockstep_link_up{peer=\"b1\",peer_site=\"b\"}", 1.0);
     is(
         "lockstep_volume_request_errors_total{volume=\"pg\",op=\"write\"}",
