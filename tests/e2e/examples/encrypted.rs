@@ -112,7 +112,7 @@ fn grow(driver: &Driver, volume: &str, pod: &Path, capability: &proto::VolumeCap
     };
     let request = proto::ControllerExpandVolumeRequest {
         volume_id: volume.into(),
-        capacity_range: Some(range.clone()),
+        capacity_range: Some(range),
         volume_capability: Some(capability.clone()),
         ..Default::default()
     };
