@@ -448,7 +448,7 @@ mod tests {
         frozen::assert_frozen("a device that the kernel holds", &now, FROZEN);
         let read = serde_json::from_str::<StandingRecord>(FROZEN);
         assert_eq!(
-            frozen::read("a device that the kernel holds", read.map_err(Into::into)),
+            frozen::read("a device that the kernel holds", read),
             record()
         );
     }
