@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_types::{Nanos, seconds};
+use lockstep_types::{Nanos, millis, seconds};
 
 use crate::evidence::Life;
 use crate::plan::{Action, abandoned, plan};
@@ -14,6 +14,11 @@ use crate::scene::Scene;
 const GAP: Nanos = seconds(5);
 /// How long Kubernetes has for deleting a VolumeAttachment that nothing keeps.
 const ABANDONED: Nanos = seconds(30);
+
+/// Between two looks at a node within its grace.
+const LOOK: Nanos = millis(500);
+/// Between two looks at one about which there is nothing to do: it may be dead for days.
+const REST: Nanos = seconds(5);
 
 /// How long a node may be silent.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +106,8 @@ struct Silence {
     busy: bool,
     /// Nothing that was read before then counts.
     done: Nanos,
+    /// It is not looked at before then.
+    rest: Nanos,
     /// Since when its VolumeAttachments are kept by nothing.
     abandoned: BTreeMap<String, Nanos>,
 }
@@ -123,9 +130,14 @@ impl Monitor {
         }
     }
 
-    /// Whether a node is silent: then what was heard last is worth little, and is asked for often.
-    pub fn is_busy(&self) -> bool {
-        !self.silences.is_empty()
+    /// Whether no node is silent.
+    pub fn is_calm(&self) -> bool {
+        self.silences.is_empty()
+    }
+
+    /// Whether something is to be done soon about a silent node.
+    pub fn is_busy(&self, now: Nanos) -> bool {
+        self.silences.values().any(|it| it.rest <= now + LOOK)
     }
 
     /// Takes what was told, at a time that never goes back.
@@ -135,7 +147,7 @@ impl Monitor {
                 self.hear(now, asked, &life, outputs);
                 self.life = Some((asked, life));
                 self.act(now, outputs);
-                self.look(outputs);
+                self.look(now, outputs);
             }
             Input::Scene { asked, scene } => self.see(now, asked, scene),
             Input::Done { node } => {
@@ -209,9 +221,13 @@ impl Monitor {
             };
             let cordoned = life.members.get(node).is_some_and(|it| it.cordoned)
                 || scene.machine.as_ref().is_some_and(|it| it.unschedulable);
-            let due = silence.since + silence.grace(self.graces) <= now;
+            let due = silence.since + silence.grace(self.graces);
+            silence.rest = match now < due {
+                true => due.min(now + LOOK),
+                false => now + REST,
+            };
             let old = now.saturating_sub(read) > GAP || now.saturating_sub(*heard) > GAP;
-            if cordoned || !due || old || !life.acts() || !life.is_silent(node) {
+            if cordoned || now < due || old || !life.acts() || !life.is_silent(node) {
                 continue;
             }
             let mut actions = plan(&scene);
@@ -219,7 +235,7 @@ impl Monitor {
                 actions = silence.unpublish(now);
             }
             if !actions.is_empty() {
-                silence.busy = true;
+                (silence.busy, silence.rest) = (true, now);
                 outputs.push(Output::Act {
                     node: node.clone(),
                     actions,
@@ -230,8 +246,9 @@ impl Monitor {
 
     /// Every monitor looks, also one that does not act: it may have to take over, and then knows whether the machine
     /// lives.
-    fn look(&self, outputs: &mut Vec<Output>) {
-        let idle = self.silences.iter().filter(|(_, it)| !it.busy);
+    fn look(&self, now: Nanos, outputs: &mut Vec<Output>) {
+        let looked_at = |it: &Silence| !it.busy && it.rest <= now;
+        let idle = self.silences.iter().filter(|(_, it)| looked_at(it));
         outputs.extend(idle.map(|(node, _)| Output::Look { node: node.clone() }));
     }
 
@@ -260,6 +277,7 @@ impl Silence {
             alive: false,
             busy: false,
             done: 0,
+            rest: 0,
             abandoned: BTreeMap::new(),
         }
     }

@@ -176,7 +176,7 @@ fn a_node_back_within_the_grace_is_left_alone() {
         assert_eq!(run.pass(&scene, life(false)), []);
     }
     assert_eq!(run.pass(&scene, life(true)), []);
-    assert!(!run.monitor.is_busy());
+    assert!(run.monitor.is_calm());
     // The next silence is another.
     run.begin_silence();
     assert_eq!(run.waits(&scene), seconds(3));
@@ -255,4 +255,23 @@ fn taints_go_when_their_node_is_heard() {
     assert_eq!(run.told(machines()), [lifted("m9")]);
     run.now += seconds(6);
     assert_eq!(run.told(machines()), [], "that is long ago");
+}
+
+#[test]
+fn a_node_that_has_been_dead_for_long_is_looked_at_rarely() {
+    let (mut run, mut scene) = (Run::new(), writer());
+    (scene.attachments, scene.published, scene.pods) = (Vec::new(), Vec::new(), Vec::new());
+    run.begin_silence();
+    let mut looks = 0;
+    for _ in 0..100 {
+        run.now += millis(100);
+        let outputs = run.hears(life(false));
+        if outputs.contains(&Output::Look { node: "a1".into() }) {
+            looks += 1;
+            run.sees(&scene);
+        }
+    }
+    // Twice a second within its grace, then every five seconds.
+    assert!((6..=10).contains(&looks), "{looks} looks in 10 s");
+    assert!(!run.monitor.is_busy(run.now) && !run.monitor.is_calm());
 }

@@ -26,8 +26,8 @@ use lockstep_types::Nanos;
 
 /// How often it is asked who is heard.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The same while a node is silent.
-const BUSY: Duration = Duration::from_millis(300);
+/// The same while something is to be done about a silent node.
+const BUSY: Duration = Duration::from_millis(100);
 /// How long it may take to look at a node, or to do one thing.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked for nodes with our taint, and for daemons that can be replaced.
@@ -59,7 +59,7 @@ pub async fn watch(world: World, graces: Graces) {
     loop {
         let begun = Instant::now();
         watch.round().await;
-        let period = match watch.monitor.is_busy() {
+        let period = match watch.monitor.is_busy(watch.now()) {
             true => BUSY,
             false => PERIOD,
         };
@@ -97,7 +97,7 @@ impl Watch {
             Err(error) => return self.complain(&error),
         };
         let acts = life.acts();
-        if !self.monitor.is_busy() {
+        if self.monitor.is_calm() {
             self.told.clear();
         }
         let outputs = self.tell(Input::Life { asked, life });
@@ -163,7 +163,7 @@ impl Watch {
         let outputs = self.tell(Input::Tainted { machines });
         self.carry_out(outputs).await;
         match &self.world.daemon_pods {
-            Some(namespace) if self.world.rolls_out && !self.monitor.is_busy() => {
+            Some(namespace) if self.world.rolls_out && self.monitor.is_calm() => {
                 within(rollout::step(&self.world, namespace)).await
             }
             _ => Ok(()),

@@ -93,7 +93,7 @@ zombie_failed() { said_on "$1" writer-0 | grep -q 'failed at'; } # node
 
 # Both nodes of the writer's site and what they vote with end at once.
 the_monitor_moves_a_dead_sites_pods() {
-    local node site said began other
+    local node site said began other killers=()
     node=$(writer_node)
     site=$(node_zone "$node")
     follow_writer "$work/followed"
@@ -101,12 +101,13 @@ the_monitor_moves_a_dead_sites_pods() {
     began=$EPOCHREALTIME
     for other in $(node_names | grep "^$site"); do
         "$here/node" kill "$other" &
+        killers+=("$!")
     done
-    wait
-    stop_following
-    said=$(last_in "$work/followed")
     await 90 "the writer runs in the other site" "'$here/enter kubectl describe pod writer-0' says why" writer_runs_off_site "$site"
     figure "from a dead site to its pod running in the other, with the monitor" "$(seconds_since "$began") s"
+    wait "${killers[@]}"
+    stop_following
+    said=$(last_in "$work/followed")
     records_are_there_to "$said"
     await 60 "the writer writes" "'$here/enter kubectl logs writer-0' says why" has_said_more "$said"
     figure "from a dead site to new writes, with the monitor" "$(seconds_since "$began") s"

@@ -43,9 +43,10 @@ connect_node() { # name
     done < <(node_names)
 }
 
-# Nothing that ends on a node can say goodbye any more. The cable itself goes with the node's namespace.
+# Nothing that ends on a node can say goodbye any more. What waits for that keeps the node's namespace for a while. A node
+# that has not started in full may have no cable.
 cut_cable() { # name
-    in_control ip link set "to-$1" down
+    in_control ip link delete "to-$1" 2>/dev/null || true
 }
 
 add_pod_route() { # where, to the pods of which node
