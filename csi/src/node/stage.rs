@@ -2,7 +2,7 @@
 //! for all pods of this node.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lockstep_api::proto as admin;
@@ -74,23 +74,8 @@ impl NodeService {
             return Err(Status::already_exists(words));
         }
         if !options.is_read_only() {
-            let inside = Candidate {
-                volume: id,
-                device: &device,
-                bytes: device_bytes(&device)?,
-            };
-            if fresh {
-                filesystem::make(inside, filesystem).await?;
-                luks::done(candidate)?;
-            } else {
-                let found = filesystem::probe(&device).await?;
-                // What is inside an encrypted volume that was used once is never blank.
-                let blank =
-                    device == raw && found == Content::Unknown && self.daemon.is_blank(id).await?;
-                filesystem::ensure(inside, found, blank, filesystem).await?;
-            }
-            filesystem::check(&device, filesystem).await?;
-            filesystem::grow_unmounted(inside, filesystem).await?;
+            self.prepare(candidate, (&device, fresh), filesystem)
+                .await?;
         }
         let read_only = options.is_read_only();
         mount(device.clone(), filesystem, options, place).await?;
@@ -129,6 +114,34 @@ impl NodeService {
             Err(status) if status.code() == Code::NotFound => Ok(done),
             Err(status) => Err(status),
         }
+    }
+
+    /// Makes sure of the file system on `device`: the volume's own, or what is inside it where it is encrypted; `fresh`: that
+    /// is certainly blank.
+    async fn prepare(
+        &self,
+        candidate: Candidate<'_>,
+        (device, fresh): (&Path, bool),
+        filesystem: FileSystem,
+    ) -> Result<(), Status> {
+        let inside = Candidate {
+            device,
+            bytes: device_bytes(device)?,
+            ..candidate
+        };
+        if fresh {
+            filesystem::make(inside, filesystem).await?;
+            luks::done(candidate)?;
+        } else {
+            let found = filesystem::probe(device).await?;
+            // What is inside an encrypted volume that was used once is never blank.
+            let blank = device == candidate.device
+                && found == Content::Unknown
+                && self.daemon.is_blank(candidate.volume).await?;
+            filesystem::ensure(inside, found, blank, filesystem).await?;
+        }
+        filesystem::check(device, filesystem).await?;
+        Ok(filesystem::grow_unmounted(inside, filesystem).await?)
     }
 
     /// Opens an encrypted volume with the keys of a call; formats one that is blank.

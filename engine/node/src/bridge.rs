@@ -178,6 +178,11 @@ impl Bridge {
         self.inner.plane.order(order(ticket)).await;
     }
 
+    /// Fails what is asked of a publication's device, whatever its volume does: before it is taken away.
+    pub async fn fail_device(&self, attachment: AttachmentId) {
+        self.inner.plane.order(Order::FailDevice(attachment)).await;
+    }
+
     /// Serves the device of a publication no longer.
     pub async fn unserve(&self, attachment: AttachmentId) {
         self.inner.plane.order(Order::Unserve(attachment)).await;

@@ -71,29 +71,7 @@ fn file_system(cluster: &Cluster, driver: &Driver) {
         "only the control node"
     );
 
-    // Another key: an error, and the volume as it was.
-    let wrong = with(&[("encryptionKey", SECOND)]);
-    let status = driver
-        .stage_with(volume, &told, &ext4, &wrong)
-        .expect_err("a wrong key");
-    assert_eq!(status.code(), Code::FailedPrecondition);
-    refused(Err::<(), _>(status), "does not open volume");
-    // Rotated: with both at first, with the new one from then on.
-    let both = with(&[("encryptionKey", SECOND), ("encryptionKeyPrevious", FIRST)]);
-    driver
-        .stage_with(volume, &told, &ext4, &both)
-        .expect("rotated");
-    driver.unstage(volume).expect("unstaged");
-    refused(
-        driver.stage_with(volume, &told, &ext4, &first),
-        "does not open volume",
-    );
-    driver
-        .stage_with(volume, &told, &ext4, &wrong)
-        .expect("the new key");
-    let found = fs::read(driver.staging(volume).join("kept")).expect("read");
-    assert_eq!(found, WORDS);
-    driver.unstage(volume).expect("unstaged");
+    rotate(driver, volume, &told, &made.volume_context);
 
     // In the clear it is nobody's file system, and is not formatted.
     let plain = driver.stage(volume, &told, &ext4);
@@ -103,6 +81,36 @@ fn file_system(cluster: &Cluster, driver: &Driver) {
     assert!(!holds(&device, WORDS), "it lies there in the clear");
     driver.unpublish(volume, "a1").expect("unpublished");
     driver.delete(volume).expect("deleted");
+}
+
+/// Another key, and the same volume under another key.
+fn rotate(
+    driver: &Driver,
+    volume: &str,
+    told: &HashMap<String, String>,
+    context: &HashMap<String, String>,
+) {
+    let ext4 = mounted("ext4");
+    let stage = |entries: &[(&str, &str)]| {
+        let encryption = Encryption {
+            context: context.clone(),
+            secrets: keys(entries),
+        };
+        driver.stage_with(volume, told, &ext4, &encryption)
+    };
+    let (first, second) = ([("encryptionKey", FIRST)], [("encryptionKey", SECOND)]);
+    // An error, and the volume as it was.
+    let status = stage(&second).expect_err("a wrong key");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    refused(Err::<(), _>(status), "does not open volume");
+    // With both at first, with the new one from then on.
+    stage(&[second[0], ("encryptionKeyPrevious", FIRST)]).expect("rotated");
+    driver.unstage(volume).expect("unstaged");
+    refused(stage(&first), "does not open volume");
+    stage(&second).expect("the new key");
+    let found = fs::read(driver.staging(volume).join("kept")).expect("read");
+    assert_eq!(found, WORDS);
+    driver.unstage(volume).expect("unstaged");
 }
 
 fn grow(driver: &Driver, volume: &str, pod: &Path, capability: &proto::VolumeCapability) {

@@ -29,6 +29,8 @@ pub enum Out {
 struct Pending {
     op: Op,
     length: u32,
+    /// It was told of an error already, by [`Session::fail`].
+    failed: bool,
 }
 
 /// One device. Every [`Out::Request`] is answered once.
@@ -38,6 +40,7 @@ pub struct Session {
     read_only: bool,
     pending: Vec<Option<Pending>>,
     in_flight: usize,
+    failing: bool,
 }
 
 impl Session {
@@ -48,6 +51,19 @@ impl Session {
             read_only,
             pending: vec![None; depth.into()],
             in_flight: 0,
+            failing: false,
+        }
+    }
+
+    /// Everything that waits fails now, and whatever comes later: the device is about to be taken away, and the kernel
+    /// waits for what it has handed out. Answers to it are still to be given, and are told nobody.
+    pub fn fail(&mut self, out: &mut Vec<Out>) {
+        self.failing = true;
+        for (tag, pending) in self.pending.iter_mut().enumerate() {
+            if let Some(pending) = pending.as_mut().filter(|it| !it.failed) {
+                pending.failed = true;
+                out.push(refuse(tag as u16, IoError::Io));
+            }
         }
     }
 
@@ -66,11 +82,20 @@ impl Session {
     /// # Panics
     /// If there is no such tag, or its last request is unanswered.
     pub fn receive(&mut self, tag: u16, it: &Descriptor, payload: Payload, out: &mut Vec<Out>) {
-        match self.understand(it) {
+        let understood = if self.failing {
+            Err(IoError::Io)
+        } else {
+            self.understand(it)
+        };
+        match understood {
             Ok((op, offset, length, flags)) => {
                 let pending = &mut self.pending[usize::from(tag)];
                 assert!(pending.is_none(), "a tag has one request at a time");
-                *pending = Some(Pending { op, length });
+                *pending = Some(Pending {
+                    op,
+                    length,
+                    failed: false,
+                });
                 self.in_flight += 1;
                 out.push(Out::Request(Request {
                     tag: tag.into(),
@@ -94,6 +119,9 @@ impl Session {
             .take()
             .expect("a request is answered once");
         self.in_flight -= 1;
+        if pending.failed {
+            return;
+        }
         let tag = tag as u16;
         match answer {
             Err(error) => out.push(refuse(tag, error)),
@@ -280,6 +308,25 @@ mod tests {
             complete(&mut session, Ok(Done::Plain)),
             committed(ReadParts::new(), 0)
         );
+    }
+
+    #[test]
+    fn what_fails_is_told_once_whenever_its_answer_comes() {
+        let mut session = Session::new(SIZE, false, 8);
+        receive(&mut session, &asked(0, 0, 8));
+        let failed = committed(ReadParts::new(), -5);
+        for _ in 0..2 {
+            let mut out = Vec::new();
+            session.fail(&mut out);
+            assert!(out.is_empty() || out == [failed.clone()], "{out:?}");
+        }
+        // The kernel may use the tag again before the node has answered.
+        assert_eq!(receive(&mut session, &asked(0, 0, 8)), failed);
+        assert_eq!(session.in_flight(), 1);
+        let mut out = Vec::new();
+        session.complete(3, Err(IoError::Io), &mut out);
+        assert!(out.is_empty());
+        assert_eq!(session.in_flight(), 0);
     }
 
     #[test]

@@ -183,6 +183,7 @@ impl Devices {
         let Some(record) = standing.map(|it| it.record) else {
             return false;
         };
+        self.inner.bridge.fail_device(attachment).await;
         let ending = record.clone();
         let ended = spawn_blocking(move || {
             let number = ending.find();
@@ -277,6 +278,8 @@ impl Devices {
                 Ok(()) => tracing::info!(volume = %record.name, "the device is served"),
                 Err(error) => {
                     tracing::debug!(volume = %record.name, error = %format!("{error:#}"), "the device is not served yet");
+                    // What was begun would be in the way of the next attempt.
+                    self.inner.bridge.unserve(attachment).await;
                     self.note(attachment, |standing| standing.served = false);
                     all = false;
                 }

@@ -141,6 +141,9 @@ pub enum Order {
         /// Bytes of the volume.
         size: u64,
     },
+    /// Fail what is asked of the device of this publication: it is about to be taken away, and the kernel waits for
+    /// what it has handed out.
+    FailDevice(AttachmentId),
     /// Serve the device of this publication no longer.
     Unserve(AttachmentId),
     /// Look at the node; nothing changes.

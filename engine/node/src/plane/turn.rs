@@ -2,12 +2,12 @@
 //! operations of the ring and reports to tokio.
 
 mod block;
+mod published;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use lockstep_control::{Change, Volume};
 use lockstep_logic::Node;
 use lockstep_logic::io::{Input, Output, ProposalResult, Ticket};
 use lockstep_nbd::Limits;
@@ -195,22 +195,7 @@ impl DataPlane {
                 listener,
                 conn,
                 peer,
-            } => match self.listeners.get(&listener) {
-                Some(volume) => {
-                    self.arriving.insert(conn, Some(*volume));
-                }
-                None if self
-                    .remote
-                    .as_ref()
-                    .is_some_and(|r| r.is_listener(listener)) =>
-                {
-                    self.arriving.insert(conn, None);
-                }
-                None if self.links.is_listener(listener) => {
-                    self.links.accepted(conn, peer.to_string())
-                }
-                None => reactor.abort(conn),
-            },
+            } => self.accepted(listener, conn, peer.to_string(), reactor),
             Event::Connected { conn, certificate } => match self.arriving.remove(&conn) {
                 Some(volume) => {
                     self.clients.insert(conn, Flow::default());
@@ -257,13 +242,29 @@ impl DataPlane {
                 driver,
                 token,
                 result,
-            } => {
-                let told = self.queues.told(driver, token, result, reactor);
-                self.ublk_told(told, reactor);
-            }
+            } => self.ublk_told(driver, token, result, reactor),
             Event::Writable { .. } | Event::Timer => {}
         }
         self.settle(reactor);
+    }
+
+    fn accepted(
+        &mut self,
+        listener: ListenerId,
+        conn: ConnId,
+        peer: String,
+        reactor: &mut Reactor,
+    ) {
+        let is_remote = |remote: &Remote| remote.is_listener(listener);
+        if let Some(volume) = self.listeners.get(&listener) {
+            self.arriving.insert(conn, Some(*volume));
+        } else if self.remote.as_ref().is_some_and(is_remote) {
+            self.arriving.insert(conn, None);
+        } else if self.links.is_listener(listener) {
+            self.links.accepted(conn, peer);
+        } else {
+            reactor.abort(conn);
+        }
     }
 
     /// Bytes of a client that may be kept for long: half-received writes must not empty the pool
@@ -310,23 +311,11 @@ impl DataPlane {
                 let _ = asker.send(self.exports.clients(volume));
                 return;
             }
-            Order::Serve { ticket, serve } => return self.serve(ticket, *serve, reactor),
-            Order::ServeKernel {
-                ticket,
-                volume,
-                attachment,
-                socket,
-            } => return self.serve_kernel(ticket, (volume, attachment), socket, reactor),
-            Order::ServeUblk {
-                ticket,
-                volume,
-                attachment,
-                queue,
-                size,
-            } => {
-                return self.serve_ublk(ticket, (volume, attachment), (*queue, size), reactor);
-            }
-            Order::Unserve(attachment) => return self.unserve(attachment, reactor),
+            order @ (Order::Serve { .. }
+            | Order::ServeKernel { .. }
+            | Order::ServeUblk { .. }
+            | Order::FailDevice(_)
+            | Order::Unserve(_)) => return self.device_order(order, reactor),
             Order::Inspect(asker) => {
                 // Whoever asked may have gone.
                 let _ = asker.send(self.node.inspect(boottime()));
@@ -527,49 +516,6 @@ impl DataPlane {
             }
         }
         self.settle(reactor);
-    }
-
-    /// Exports follow the committed record: whatever is published to this node has a socket.
-    fn follow_change(&mut self, change: &Change, reactor: &mut Reactor) {
-        match change {
-            Change::Volume(volume) => {
-                let here = volume
-                    .membership
-                    .attachment
-                    .filter(|a| a.node == self.me)
-                    .map(|a| a.id);
-                let held = self.sockets.get(&volume.id).map(|socket| socket.attachment);
-                if held != here {
-                    self.close_export(volume.id, reactor);
-                    if let Some(attachment) = here {
-                        self.open_export(volume, attachment, reactor);
-                    }
-                }
-            }
-            Change::VolumeGone(volume) => self.close_export(*volume, reactor),
-            _ => {}
-        }
-    }
-
-    fn open_export(&mut self, volume: &Volume, attachment: AttachmentId, reactor: &mut Reactor) {
-        let path = self.directory.join(format!("{}.sock", volume.name));
-        let socket = Socket::open(attachment, path, reactor);
-        if let Some(listener) = socket.listener() {
-            self.listeners.insert(listener, volume.id);
-        }
-        self.sockets.insert(volume.id, socket);
-        self.exports
-            .attach(volume.id, volume.name.clone(), attachment);
-    }
-
-    fn close_export(&mut self, volume: VolumeId, reactor: &mut Reactor) {
-        let Some(socket) = self.sockets.remove(&volume) else {
-            return;
-        };
-        if let Some(listener) = socket.close(reactor) {
-            self.listeners.remove(&listener);
-        }
-        self.exports.detach(volume, &mut self.actions);
     }
 
     fn report(&mut self, report: PlaneReport) {

@@ -81,16 +81,24 @@ impl Queues {
         Ok(Client::Ublk(self.last))
     }
 
+    /// The device of a publication.
+    pub(super) fn of_publication(&self, attachment: AttachmentId) -> Option<Client> {
+        self.key(attachment).map(Client::Ublk)
+    }
+
+    fn key(&self, attachment: AttachmentId) -> Option<u64> {
+        let mut served = self.served.iter();
+        let found = served.find(|(_, served)| served.attachment == attachment)?;
+        Some(*found.0)
+    }
+
     /// Lets go of a device.
     pub(super) fn remove(
         &mut self,
         attachment: AttachmentId,
         reactor: &mut Reactor,
     ) -> Option<Client> {
-        let mut served = self.served.iter();
-        let key = *served
-            .find(|(_, served)| served.attachment == attachment)?
-            .0;
+        let key = self.key(attachment)?;
         let served = self.served.remove(&key).expect("just found");
         self.drivers.remove(&served.driver);
         reactor.remove_driver(served.driver);

@@ -45,6 +45,11 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
         self.settle(out);
     }
 
+    /// Everything that is asked of a device fails from now on: it is about to be taken away.
+    pub fn ublk_failed(&mut self, key: K, out: &mut Vec<Action<K>>) {
+        self.ublk_step(key, out, Session::fail);
+    }
+
     pub(super) fn ublk_step(
         &mut self,
         key: K,

@@ -4,19 +4,46 @@ use std::os::fd::OwnedFd;
 
 use lockstep_fuse::{Received, Session};
 use lockstep_logic::io::Ticket;
-use lockstep_ring::{ConnId, Reactor};
+use lockstep_ring::{ConnId, DriverId, Reactor};
 use lockstep_types::{AttachmentId, VolumeId};
 use lockstep_ublk::Queue;
 
 use crate::plane::ublk::Told;
 
-use super::{Client, DataPlane, Flow, PlaneReport, ServeDevice};
+use super::{Client, DataPlane, Flow, Order, PlaneReport, ServeDevice};
 
 /// Messages read from one device before others have their turn.
 const READS: usize = 64;
 
 impl DataPlane {
-    pub(super) fn serve(&mut self, ticket: Ticket, serve: ServeDevice, reactor: &mut Reactor) {
+    /// Orders about block devices.
+    pub(super) fn device_order(&mut self, order: Order, reactor: &mut Reactor) {
+        match order {
+            Order::Serve { ticket, serve } => self.serve(ticket, *serve, reactor),
+            Order::ServeKernel {
+                ticket,
+                volume,
+                attachment,
+                socket,
+            } => self.serve_kernel(ticket, (volume, attachment), socket, reactor),
+            Order::ServeUblk {
+                ticket,
+                volume,
+                attachment,
+                queue,
+                size,
+            } => self.serve_ublk(ticket, (volume, attachment), (*queue, size), reactor),
+            Order::FailDevice(attachment) => {
+                if let Some(client) = self.queues.of_publication(attachment) {
+                    self.exports.ublk_failed(client, &mut self.actions);
+                }
+            }
+            Order::Unserve(attachment) => self.unserve(attachment, reactor),
+            other => unreachable!("{other:?} is not about a device"),
+        }
+    }
+
+    fn serve(&mut self, ticket: Ticket, serve: ServeDevice, reactor: &mut Reactor) {
         let ServeDevice {
             volume,
             attachment,
@@ -54,7 +81,7 @@ impl DataPlane {
     }
 
     /// Has a session with the kernel's NBD client over this socket.
-    pub(super) fn serve_kernel(
+    fn serve_kernel(
         &mut self,
         ticket: Ticket,
         (volume, attachment): (VolumeId, AttachmentId),
@@ -80,7 +107,7 @@ impl DataPlane {
     }
 
     /// Serves a ublk device from now on.
-    pub(super) fn serve_ublk(
+    fn serve_ublk(
         &mut self,
         ticket: Ticket,
         (volume, attachment): (VolumeId, AttachmentId),
@@ -102,8 +129,14 @@ impl DataPlane {
     }
 
     /// The kernel said something of a tag of a ublk device.
-    pub(super) fn ublk_told(&mut self, told: Told, reactor: &mut Reactor) {
-        match told {
+    pub(super) fn ublk_told(
+        &mut self,
+        driver: DriverId,
+        tag: u16,
+        result: i32,
+        reactor: &mut Reactor,
+    ) {
+        match self.queues.told(driver, tag, result, reactor) {
             Told::Request {
                 client,
                 tag,
@@ -142,7 +175,7 @@ impl DataPlane {
     }
 
     /// Lets go of a device.
-    pub(super) fn unserve(&mut self, attachment: AttachmentId, reactor: &mut Reactor) {
+    fn unserve(&mut self, attachment: AttachmentId, reactor: &mut Reactor) {
         if let Some(client) = self.devices.remove(attachment, reactor) {
             self.exports.closed(client);
         }
