@@ -110,11 +110,13 @@ fn life(asked: &str, deaf: &BTreeSet<&str>, cordoned: &BTreeSet<&str>, quorum: b
 }
 
 fn our_volumes(pod: &Pod) -> Vec<&String> {
-    let ours = |it| match it {
-        Use::Ours(volume) => Some(volume),
-        Use::Exclusive | Use::Shared => None,
-    };
-    pod.uses.iter().filter_map(ours).collect()
+    let mut ours = Vec::new();
+    for used in &pod.uses {
+        if let Use::Ours(volume) = used {
+            ours.push(volume);
+        }
+    }
+    ours
 }
 
 /// A pod that must never be touched, said in other words than the product's.
