@@ -114,13 +114,13 @@ fn rotate(
 }
 
 fn grow(driver: &Driver, volume: &str, pod: &Path, capability: &proto::VolumeCapability) {
-    let range = proto::CapacityRange {
+    let range = || proto::CapacityRange {
         required_bytes: 192 * MIB,
         limit_bytes: 0,
     };
     let request = proto::ControllerExpandVolumeRequest {
         volume_id: volume.into(),
-        capacity_range: Some(range),
+        capacity_range: Some(range()),
         volume_capability: Some(capability.clone()),
         ..Default::default()
     };
@@ -130,7 +130,7 @@ fn grow(driver: &Driver, volume: &str, pod: &Path, capability: &proto::VolumeCap
     let request = proto::NodeExpandVolumeRequest {
         volume_id: volume.into(),
         volume_path: pod.display().to_string(),
-        capacity_range: Some(range),
+        capacity_range: Some(range()),
         ..Default::default()
     };
     driver

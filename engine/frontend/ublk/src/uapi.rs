@@ -280,7 +280,7 @@ mod tests {
             result: -5,
             address: 3,
         };
-        let bytes = [1, 0, 2, 0, 0xfb, 0xff, 0xff, 0xff, 3, 0, 0, 0, 0, 0, 0, 0];
+        let bytes: [u8; 16] = [1, 0, 2, 0, 0xfb, 0xff, 0xff, 0xff, 3, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(command.as_bytes(), bytes);
         let command = ControlCommand {
             device: 7,
@@ -290,7 +290,7 @@ mod tests {
             data: 0x20,
             ..Default::default()
         };
-        let mut bytes = vec![
+        let mut bytes: Vec<u8> = vec![
             7, 0, 0, 0, 0xff, 0xff, 64, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x20,
         ];
         bytes.resize(32, 0);
@@ -306,7 +306,7 @@ mod tests {
             own: 0x55,
             ..Default::default()
         };
-        let mut bytes = vec![
+        let mut bytes: Vec<u8> = vec![
             1, 0, 64, 0, 2, 0, 0, 0, 0, 0, 8, 0, 9, 0, 0, 0, 0x34, 0x12, 0, 0, 0, 0, 0, 0,
         ];
         bytes.extend([0xd8, 0, 0, 0, 0, 0, 0, 0, 0x55]);
@@ -327,7 +327,7 @@ mod tests {
             max_discard_segments: 20,
             ..Default::default()
         };
-        let mut bytes = vec![
+        let mut bytes: Vec<u8> = vec![
             64, 0, 0, 0, 3, 0, 0, 0, 8, 0, 0, 0, 12, 13, 14, 15, 16, 0, 0, 0, 0, 0, 0, 0,
         ];
         bytes.extend([17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

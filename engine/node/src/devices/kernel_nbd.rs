@@ -2,6 +2,7 @@
 //! to the ring, the other, after the handshake, to the kernel. When the daemon ends, the kernel keeps what it has not
 //! been answered, and the next daemon gives it another socket.
 
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -33,10 +34,7 @@ pub(super) async fn make(bridge: &Bridge, record: &StandingRecord) -> anyhow::Re
         dead_after: DEAD,
         backend: record.label(),
     };
-    let made = spawn_blocking(move || {
-        use std::os::fd::AsFd;
-        lockstep_kernel_nbd::connect(socket.as_fd(), &parameters)
-    });
+    let made = spawn_blocking(move || lockstep_kernel_nbd::connect(socket.as_fd(), &parameters));
     Ok(made.await??)
 }
 
@@ -48,10 +46,8 @@ pub(super) async fn reconnect(
 ) -> anyhow::Result<()> {
     let (socket, _) = session(bridge, record).await?;
     let backend = record.label();
-    let done = spawn_blocking(move || {
-        use std::os::fd::AsFd;
-        lockstep_kernel_nbd::reconnect(number, &backend, socket.as_fd())
-    });
+    let done =
+        spawn_blocking(move || lockstep_kernel_nbd::reconnect(number, &backend, socket.as_fd()));
     Ok(done.await??)
 }
 

@@ -447,10 +447,8 @@ mod tests {
         let now = serde_json::to_string(&record()).expect("plain data");
         frozen::assert_frozen("a device that the kernel holds", &now, FROZEN);
         let read = serde_json::from_str::<StandingRecord>(FROZEN);
-        assert_eq!(
-            frozen::read("a device that the kernel holds", read),
-            record()
-        );
+        let read = frozen::read("a device that the kernel holds", read);
+        assert_eq!(read, record());
     }
 
     #[test]
