@@ -26,7 +26,7 @@ use lockstep_types::{
 use connection::{Connection, Front, Via};
 pub use requests::Gather;
 use requests::{Origin, Requests};
-pub use tally::{BOUNDS, Kind, Tally};
+pub use tally::{BOUNDS, Kind, Tally, VolumeTally};
 
 /// What the shell does for an export.
 #[derive(Debug)]
@@ -76,17 +76,6 @@ pub enum Action<K> {
         /// What to do.
         request: Request,
     },
-}
-
-/// What was asked of a volume attached here.
-#[derive(Clone, Debug)]
-pub struct VolumeTally {
-    /// The volume's name.
-    pub name: String,
-    /// What has been answered since it was attached.
-    pub tally: Tally,
-    /// How long the oldest request has waited, in nanoseconds; 0 if none is under way.
-    pub waits: Nanos,
 }
 
 /// A volume attached here.
@@ -157,24 +146,6 @@ impl<K: Copy + Ord, G: Gather> Exports<K, G> {
     /// What the clock says: to be told whenever it may have moved on, at least once a turn.
     pub fn set_time(&mut self, now: Nanos) {
         self.requests.set_time(now);
-    }
-
-    /// What was asked of each volume attached here.
-    pub fn tallies(&mut self, now: Nanos) -> Vec<VolumeTally> {
-        let names: Vec<_> = self
-            .volumes
-            .iter()
-            .map(|(id, a)| (*id, a.name.clone()))
-            .collect();
-        let tally = |(volume, name): (VolumeId, String)| VolumeTally {
-            name,
-            tally: self.requests.tallies().of(volume),
-            waits: self
-                .requests
-                .oldest(volume)
-                .map_or(0, |since| now.saturating_sub(since)),
-        };
-        names.into_iter().map(tally).collect()
     }
 
     /// Clients that have the volume open by NBD; the kernel's, of a block device, is none.

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use lockstep_frontend::Op;
 use lockstep_types::{Nanos, VolumeId};
 
+use super::Exports;
+use super::requests::Gather;
+
 /// Upper bounds of the counts of [`Requests::within`], in nanoseconds. An answer that took longer than the last is
 /// in none of them.
 pub const BOUNDS: [Nanos; 17] = [
@@ -92,6 +95,37 @@ impl Tally {
     /// The answered requests of this kind.
     pub fn of(&self, kind: Kind) -> &Requests {
         &self.kinds[kind as usize]
+    }
+}
+
+/// What was asked of a volume attached here.
+#[derive(Clone, Debug)]
+pub struct VolumeTally {
+    /// The volume's name.
+    pub name: String,
+    /// What has been answered since it was attached.
+    pub tally: Tally,
+    /// How long the oldest request has waited, in nanoseconds; 0 if none is under way.
+    pub waits: Nanos,
+}
+
+impl<K: Copy + Ord, G: Gather> Exports<K, G> {
+    /// What was asked of each volume attached here.
+    pub fn tallies(&mut self, now: Nanos) -> Vec<VolumeTally> {
+        let names: Vec<_> = self
+            .volumes
+            .iter()
+            .map(|(id, a)| (*id, a.name.clone()))
+            .collect();
+        let tally = |(volume, name): (VolumeId, String)| VolumeTally {
+            name,
+            tally: self.requests.tallies().of(volume),
+            waits: self
+                .requests
+                .oldest(volume)
+                .map_or(0, |since| now.saturating_sub(since)),
+        };
+        names.into_iter().map(tally).collect()
     }
 }
 
