@@ -68,16 +68,16 @@ impl Load {
         }
     }
 
-    fn epoch(&self) -> String {
-        self.cluster.json(&["volume", "show", "busy"])["epoch"].to_string()
+    fn epoch(&self) -> serde_json::Value {
+        self.cluster.json(&["volume", "show", "busy"])["epoch"].clone()
     }
 
     /// After the daemon of a1 ended and another was started: until the volume is open and takes a write.
-    fn goes_on(&mut self, before: &str) {
+    fn goes_on(&mut self, before: &serde_json::Value) {
         wait_for("the volume being open again", PATIENCE, || {
             let shown = self.cluster.run(&["volume", "show", "busy", "-o", "json"]);
             let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
-            (shown["primary"] == "a1" && shown["epoch"].to_string() != before).then_some(())
+            (shown["primary"] == "a1" && shown["epoch"] != *before).then_some(())
         });
         write_through(self.mounted.path());
         let ended = self.fio.try_wait().expect("asked");
