@@ -49,10 +49,17 @@ impl Kernel {
         if !root.exists() {
             fs::create_dir_all(cache())?;
             let work = tempfile::tempdir_in(cache())?;
-            let package = download(work.path(), suite)
+            let packages = download(work.path(), suite)
                 .with_context(|| format!("{META} of Debian's {suite} cannot be fetched"))?;
             let unpacked = work.path().join("unpacked");
-            output(Command::new("dpkg").arg("-x").arg(package).arg(&unpacked))?;
+            for package in packages {
+                output(Command::new("dpkg").arg("-x").arg(package).arg(&unpacked))?;
+            }
+            // A package that is laid out otherwise is not kept.
+            anyhow::ensure!(
+                unpacked.join("usr/lib/modules").exists(),
+                "{META} of Debian's {suite} has no modules where they are looked for"
+            );
             // Another may have been quicker: theirs is as good.
             if fs::rename(&unpacked, &root).is_err() && !root.exists() {
                 anyhow::bail!("{} cannot be put in place", root.display());
@@ -70,8 +77,13 @@ impl Kernel {
         &self.version
     }
 
-    /// What QEMU boots.
+    /// What QEMU boots: newer packages have it beside the modules.
     pub fn image(&self) -> PathBuf {
+        let beside = self.root.join("usr/lib/modules").join(&self.version);
+        let beside = beside.join("vmlinuz");
+        if beside.exists() {
+            return beside;
+        }
         self.root.join(format!("boot/vmlinuz-{}", self.version))
     }
 
@@ -89,8 +101,8 @@ impl Kernel {
     }
 }
 
-/// The package's file, in `work`.
-fn download(work: &Path, suite: &str) -> anyhow::Result<PathBuf> {
+/// The packages' files, in `work`: the kernel's, and those of its parts, where Debian has them apart.
+fn download(work: &Path, suite: &str) -> anyhow::Result<Vec<PathBuf>> {
     for directory in ["lists/partial", "archives/partial"] {
         fs::create_dir_all(work.join(directory))?;
     }
@@ -116,19 +128,29 @@ fn download(work: &Path, suite: &str) -> anyhow::Result<PathBuf> {
         command
     };
     output(apt("apt-get").args(["-qq", "update"]))?;
-    let depends = output(apt("apt-cache").args(["depends", META]))?;
-    let depends = String::from_utf8_lossy(&depends).into_owned();
-    let package = depends
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+    let depends = |package: &str| -> anyhow::Result<Vec<String>> {
+        let said = output(apt("apt-cache").args(["depends", package]))?;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let names = said
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "));
+        Ok(names.map(str::to_owned).collect())
+    };
+    let image = depends(META)?
+        .into_iter()
         .find(|name| name.starts_with("linux-image-"))
         .context("the kernel's package is not named")?;
-    output(apt("apt-get").args(["-qq", "download", package]))?;
-    fs::read_dir(work)?
+    let mut packages = depends(&image)?;
+    packages.retain(|name| name.starts_with("linux-modules-") || name.starts_with("linux-binary-"));
+    packages.push(image);
+    output(apt("apt-get").args(["-qq", "download"]).args(packages))?;
+    let downloaded: Vec<_> = fs::read_dir(work)?
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|it| it == "deb"))
-        .context("apt-get downloaded nothing")
+        .filter(|path| path.extension().is_some_and(|it| it == "deb"))
+        .collect();
+    anyhow::ensure!(!downloaded.is_empty(), "apt-get downloaded nothing");
+    Ok(downloaded)
 }
 
 fn load(
@@ -143,8 +165,11 @@ fn load(
         return Ok(());
     }
     let Some(path) = search(base, &name)? else {
-        // Not every dependency is a module: some are built in.
-        let builtin = fs::read_to_string(base.join("modules.builtin"))?;
+        // Not every dependency is a module: some are built in. Newer packages have no list of those; then the kernel
+        // itself complains of what is missing.
+        let Ok(builtin) = fs::read_to_string(base.join("modules.builtin")) else {
+            return Ok(());
+        };
         let here = builtin
             .lines()
             .any(|line| module_name(Path::new(line)) == Some(name.clone()));
