@@ -189,11 +189,23 @@ pub(crate) fn peer_address(fd: RawFd) -> io::Result<Address> {
     name(fd, libc::getpeername)
 }
 
-/// TCP_NODELAY where it is TCP: without it a depth above one stalls 40 ms at a time.
+/// Where it is TCP. TCP_NODELAY: without it a depth above one stalls 40 ms at a time. The others: a machine that loses
+/// its power says nothing, and a connection to it on which nothing is sent would stand for ever, also once the machine
+/// is back and knows nothing of it; one on which something was sent, for a quarter of an hour. Now it is over after 5 s.
 pub(crate) fn tune(fd: RawFd, address: &Address) {
+    const OPTIONS: [(i32, i32, i32); 6] = [
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 2),  // s
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1), // s
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 5000), // ms
+    ];
     if matches!(address, Address::Tcp(_)) {
-        // A socket that is already broken says so at its first transfer.
-        let _ = set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+        for (level, name, value) in OPTIONS {
+            // A socket that is already broken says so at its first transfer.
+            let _ = set_option(fd, level, name, value);
+        }
     }
 }
 
