@@ -189,17 +189,18 @@ pub(crate) fn peer_address(fd: RawFd) -> io::Result<Address> {
     name(fd, libc::getpeername)
 }
 
-/// Where it is TCP. TCP_NODELAY: without it a depth above one stalls 40 ms at a time. The others: a machine that loses
+/// Where it is TCP. TCP_NODELAY: without it a depth above one stalls 40 ms at a time. Keepalive: a machine that loses
 /// its power says nothing, and a connection to it on which nothing is sent would stand for ever, also once the machine
-/// is back and knows nothing of it; one on which something was sent, for a quarter of an hour. Now it is over after 5 s.
+/// is back and knows nothing of it; now it is over after 5 s. One on which something was sent is asked again and again,
+/// until the machine is back and refuses it. There is no TCP_USER_TIMEOUT: it would also end connections to those who
+/// only take nothing for a while.
 pub(crate) fn tune(fd: RawFd, address: &Address) {
-    const OPTIONS: [(i32, i32, i32); 6] = [
+    const OPTIONS: [(i32, i32, i32); 5] = [
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
         (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 2),  // s
         (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1), // s
         (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
-        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 5000), // ms
     ];
     if matches!(address, Address::Tcp(_)) {
         for (level, name, value) in OPTIONS {
