@@ -1,7 +1,6 @@
 //! `lockstep-csi`: the CSI driver.
 #![forbid(unsafe_code)]
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -13,7 +12,7 @@ use lockstep_csi::host::paths::Root;
 use lockstep_csi::identity::IdentityService;
 use lockstep_csi::kubernetes::Api;
 use lockstep_csi::node::NodeService;
-use lockstep_csi::process::told_to_end;
+use lockstep_csi::process::{self, told_to_end};
 use lockstep_csi::proto::controller_server::ControllerServer;
 use lockstep_csi::proto::identity_server::IdentityServer;
 use lockstep_csi::proto::node_server::NodeServer;
@@ -81,24 +80,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok()
-        .context("two providers of cryptography in one process")?;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(run(arguments))
+    process::run(run(Arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {

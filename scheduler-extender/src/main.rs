@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Parser;
 use kube::Client;
-use lockstep_csi::process::told_to_end;
+use lockstep_csi::process::{self, told_to_end};
 use lockstep_csi::targets::targets;
 use lockstep_net::Certificates;
 use lockstep_scheduler_extender::issue::Issue;
@@ -69,7 +69,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    start::run(run(Arguments::parse()))
+    process::run(run(Arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! What the programs of this crate begin with.
+//! How the programs of this crate ask the API server, and as whom they ask daemons.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,29 +8,6 @@ use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use lockstep_csi::targets::follow_node;
 use lockstep_net::Certificates;
-
-/// Logs to standard error, chooses the provider of cryptography, and runs a program to its end.
-///
-/// # Errors
-/// The program's, or the runtime's.
-pub fn run(program: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok()
-        .context("two providers of cryptography in one process")?;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(program)
-}
 
 /// The API server: as a kubeconfig says, or as a pod asks it.
 ///

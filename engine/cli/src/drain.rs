@@ -256,7 +256,12 @@ fn copies(
     })
 }
 
-async fn set_cordon(client: &Client, node: &proto::Node, cordoned: bool) -> anyhow::Result<()> {
+/// Keeps new things away from a node, or lets it be given some again.
+pub(crate) async fn set_cordon(
+    client: &Client,
+    node: &proto::Node,
+    cordoned: bool,
+) -> anyhow::Result<()> {
     let request = proto::CordonNodeRequest {
         node: node.id.clone(),
         cordoned,

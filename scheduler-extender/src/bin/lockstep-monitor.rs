@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use lockstep_csi::daemon::Daemon;
-use lockstep_csi::process::told_to_end;
+use lockstep_csi::process::{self, told_to_end};
 use lockstep_csi::targets::targets;
 use lockstep_evict::monitor::Graces;
 use lockstep_net::Certificates;
@@ -50,7 +50,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    start::run(run(Arguments::parse()))
+    process::run(run(Arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {

@@ -51,9 +51,9 @@ const RANKS: &[(u8, &[&str])] = &[
     // It reads StorageClasses and asks daemons as the CSI driver does.
     (85, &["lockstep-scheduler-extender"]),
     // What drives all of them.
-    (90, &["netlab", "faultfs", "vm"]),
+    (90, &["netlab", "faultfs"]),
     (100, &["sim", "tidy", "lockstep-floor", "e2e"]),
-    (110, &["crash", "lockstep-bench"]),
+    (110, &["crash", "lockstep-bench", "vm"]),
 ];
 
 /// What pure crates may use from outside: computation and plain data only.

@@ -3,33 +3,14 @@
 //!
 //! `LOCKSTEP_VM_RESTARTS`: how often a daemon is killed under load, 3 by default.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
+use e2e::binary;
 use vm::{Guest, Kernel, Release, possible};
 
 const COMMON: &str = include_str!("../guest/common.sh");
 const DEVICE: &str = include_str!("../guest/device.sh");
 const LUKS: &str = include_str!("../guest/luks.sh");
-
-/// The binary under test: `LOCKSTEP_BINARY`, or what this build's profile has made beside the tests.
-fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("LOCKSTEP_BINARY") {
-        return path.into();
-    }
-    let own = std::env::current_exe().expect("a test knows its own path");
-    let target = own
-        .ancestors()
-        .nth(2)
-        .expect("tests lie in target/PROFILE/deps");
-    let binary = target.join("lockstep");
-    assert!(
-        binary.exists(),
-        "{} is missing: cargo build --release -p lockstep-cli",
-        binary.display()
-    );
-    binary
-}
 
 fn restarts() -> u32 {
     std::env::var("LOCKSTEP_VM_RESTARTS").map_or(3, |text| text.parse().expect("a number"))

@@ -12,6 +12,7 @@ use tonic::Code;
 
 use crate::arguments;
 use crate::connect::{ConnectArgs, words};
+use crate::drain::set_cordon;
 use crate::local;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -185,15 +186,6 @@ fn can_be_spared(node: &proto::Node, nodes: &[proto::Node]) -> bool {
         || !witness
             && nodes.iter().filter(|it| it.voter).count() == 5
             && others().any(|it| it.voter && it.site == node.site)
-}
-
-async fn set_cordon(client: &Client, node: &proto::Node, cordoned: bool) -> anyhow::Result<()> {
-    let request = proto::CordonNodeRequest {
-        node: node.id.clone(),
-        cordoned,
-    };
-    client.nodes().cordon(request).await.map_err(words)?;
-    Ok(())
 }
 
 /// All are begun before the first is waited for: they run side by side.

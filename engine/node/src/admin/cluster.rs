@@ -12,7 +12,7 @@ use lockstep_types::NodeId;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
-use super::view::Heard;
+use super::view::Beats;
 use super::{Shared, not_proposed, view};
 use crate::join::token;
 
@@ -216,9 +216,9 @@ impl Cluster for Shared {
 fn judge_volumes(shared: &Shared, state: &State) -> (Vec<proto::StatusCount>, Vec<String>) {
     let mut counts: BTreeMap<VolumeStatus, u32> = BTreeMap::new();
     let mut attention: Vec<(VolumeStatus, String)> = Vec::new();
-    let heard = Heard::of(shared.control());
+    let beats = Beats::of(shared.control());
     for volume in state.volumes.values() {
-        let explained = explain(state, volume, &heard.volume(volume));
+        let explained = explain(state, volume, &beats.volume(volume));
         *counts.entry(explained.status).or_default() += 1;
         if explained.status != VolumeStatus::Healthy {
             attention.push((explained.status, explained.headline));

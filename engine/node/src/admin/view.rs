@@ -20,14 +20,14 @@ pub fn of_cluster(control: &Control) -> View {
     }
 }
 
-/// What is known that concerns a volume. For many, [`Heard`] once.
+/// What is known that concerns a volume. For many, [`Beats`] once.
 pub fn of_volume(control: &Control, volume: &Volume) -> View {
-    Heard::of(control).volume(volume)
+    Beats::of(control).volume(volume)
 }
 
 /// What heartbeats say, read once for any number of volumes: looking through them for each would cost the square.
 #[derive(Debug)]
-pub struct Heard {
+pub struct Beats {
     cluster: View,
     replicas: BTreeMap<(NodeId, ReplicaId), ReplicaBeat>,
     primaries: BTreeMap<(NodeId, VolumeId), PrimaryBeat>,
@@ -35,10 +35,10 @@ pub struct Heard {
     failed: BTreeMap<(NodeId, DeviceId), String>,
 }
 
-impl Heard {
+impl Beats {
     /// As it is now.
     pub fn of(control: &Control) -> Self {
-        let mut heard = Self {
+        let mut beats = Self {
             cluster: of_cluster(control),
             replicas: BTreeMap::new(),
             primaries: BTreeMap::new(),
@@ -50,19 +50,19 @@ impl Heard {
                 .replicas
                 .into_iter()
                 .filter_map(|replica| Some(((node, replica.replica.parse().ok()?), replica)));
-            heard.replicas.extend(replicas);
+            beats.replicas.extend(replicas);
             let primaries = beat
                 .primaries
                 .into_iter()
                 .filter_map(|primary| Some(((node, primary.volume.parse().ok()?), primary)));
-            heard.primaries.extend(primaries);
+            beats.primaries.extend(primaries);
             let failed = beat
                 .pools
                 .into_iter()
                 .filter_map(|pool| Some(((node, pool.device.parse().ok()?), pool.failed?)));
-            heard.failed.extend(failed);
+            beats.failed.extend(failed);
         }
-        heard
+        beats
     }
 
     /// What concerns this volume.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use super::cluster::LOOK;
-use super::view::{self, Heard};
+use super::view::{self, Beats};
 use super::{Shared, forward};
 use crate::mint;
 
@@ -93,11 +93,11 @@ impl Volumes for Shared {
         let next_page = ids
             .get(limit)
             .map_or_else(String::new, |_| ids[limit - 1].to_string());
-        let heard = Heard::of(self.control());
+        let beats = Beats::of(self.control());
         let volumes = ids
             .into_iter()
             .take(limit)
-            .filter_map(|id| self.shown_by(&heard, id).ok())
+            .filter_map(|id| self.shown_by(&beats, id).ok())
             .collect();
         Ok(Response::new(proto::ListVolumesReply {
             volumes,
@@ -336,13 +336,13 @@ impl Shared {
 
     /// A volume with what is known of it.
     pub(super) fn shown(&self, id: VolumeId) -> Result<proto::Volume, Status> {
-        self.shown_by(&Heard::of(self.control()), id)
+        self.shown_by(&Beats::of(self.control()), id)
     }
 
-    fn shown_by(&self, heard: &Heard, id: VolumeId) -> Result<proto::Volume, Status> {
+    fn shown_by(&self, beats: &Beats, id: VolumeId) -> Result<proto::Volume, Status> {
         let state = self.control().state();
         let volume = state.volume(id).map_err(|e| error::rejected(&e))?;
-        Ok(show::volume(&state, volume, &heard.volume(volume)))
+        Ok(show::volume(&state, volume, &beats.volume(volume)))
     }
 
     /// Waits for at most `patience` until the state satisfies.
