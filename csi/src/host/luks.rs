@@ -171,10 +171,16 @@ async fn format(candidate: Candidate<'_>, device: &str, keys: &Keys) -> Result<(
 }
 
 async fn unlock(volume: VolumeId, device: &str, keys: &Keys) -> Result<(), HostError> {
+    // The same key twice is no rotation, and its removal would be the last key's.
+    let previous = keys.previous.as_ref().filter(|it| **it != keys.key);
     if try_key(volume, device, &keys.key).await? {
-        return Ok(());
+        // A rotation that was broken off between its two steps has left the old key.
+        return match previous {
+            Some(previous) => retire(device, previous).await,
+            None => Ok(()),
+        };
     }
-    if let Some(previous) = &keys.previous
+    if let Some(previous) = previous
         && try_key(volume, device, previous).await?
     {
         return rotate(volume, device, keys, previous).await;
@@ -224,8 +230,16 @@ async fn rotate(
     arguments.extend(["--key-file", "-", device, &added]);
     let said = run_with("cryptsetup", &arguments, previous, WORK).await?;
     good(&said, "add the new key of an encrypted volume")?;
+    retire(device, previous).await
+}
+
+/// Has a key open the volume no more; nothing happens if it does not. There must be another that does.
+async fn retire(device: &str, key: &[u8]) -> Result<(), HostError> {
     let arguments = ["luksRemoveKey", "-q", device, "-"];
-    let said = run_with("cryptsetup", &arguments, previous, WORK).await?;
+    let said = run_with("cryptsetup", &arguments, key, WORK).await?;
+    if said.code == Some(WRONG_KEY) {
+        return Ok(());
+    }
     good(&said, "remove the old key of an encrypted volume")
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use e2e::Cluster;
@@ -71,7 +72,7 @@ fn file_system(cluster: &Cluster, driver: &Driver) {
         "only the control node"
     );
 
-    rotate(driver, volume, &told, &made.volume_context);
+    rotate(cluster, driver, (volume, &told), &made.volume_context);
 
     // In the clear it is nobody's file system, and is not formatted.
     let plain = driver.stage(volume, &told, &ext4);
@@ -85,9 +86,9 @@ fn file_system(cluster: &Cluster, driver: &Driver) {
 
 /// Another key, and the same volume under another key.
 fn rotate(
+    cluster: &Cluster,
     driver: &Driver,
-    volume: &str,
-    told: &HashMap<String, String>,
+    (volume, told): (&str, &HashMap<String, String>),
     context: &HashMap<String, String>,
 ) {
     let ext4 = mounted("ext4");
@@ -111,6 +112,32 @@ fn rotate(
     let found = fs::read(driver.staging(volume).join("kept")).expect("read");
     assert_eq!(found, WORDS);
     driver.unstage(volume).expect("unstaged");
+    // A rotation that was broken off leaves the old key beside the new one; the next staging ends it.
+    add_key(&cluster.attach_device("secret", "a1"), SECOND, FIRST);
+    stage(&[second[0], ("encryptionKeyPrevious", FIRST)]).expect("staged");
+    driver.unstage(volume).expect("unstaged");
+    refused(stage(&first), "does not open volume");
+    // The same key as both is the only one, and stays.
+    stage(&[second[0], ("encryptionKeyPrevious", SECOND)]).expect("staged");
+    driver.unstage(volume).expect("unstaged");
+    stage(&second).expect("it still opens the volume");
+    driver.unstage(volume).expect("unstaged");
+}
+
+/// Lets another key open the volume, too.
+fn add_key(device: &Path, key: &str, another: &str) {
+    let place = Path::new("/run/keys");
+    fs::create_dir_all(place).expect("a directory");
+    let (old, new) = (place.join("old"), place.join("new"));
+    fs::write(&old, key).expect("written");
+    fs::write(&new, another).expect("written");
+    let done = Command::new("cryptsetup")
+        .args(["luksAddKey", "-q", "--pbkdf", "pbkdf2", "--key-file"])
+        .args([&old, device, &new])
+        .status()
+        .expect("cryptsetup runs");
+    assert!(done.success(), "{done}");
+    fs::remove_dir_all(place).expect("removed");
 }
 
 fn grow(driver: &Driver, volume: &str, pod: &Path, capability: &proto::VolumeCapability) {
